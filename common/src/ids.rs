@@ -1,0 +1,137 @@
+//! The names of things: webhook ids and delivery ids, as small values that are cheap to copy, hash
+//! and compare. Text that is no id never becomes one.
+
+use std::{fmt, str::FromStr};
+
+use ulid::Ulid;
+
+/// "wh_" and a ULID. Orders by creation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WebhookId(u128);
+
+/// 32 lower-case hex digits: the shard of its lane (2 bytes), the time (6 bytes, ms), and chance (8
+/// bytes).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryId([u8; 16]);
+
+/// The text is not an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an id")]
+pub struct NotAnId;
+
+impl WebhookId {
+    /// A new id. `chance` is random; `now_ms` orders it among others.
+    pub fn new(now_ms: i64, chance: u128) -> Self {
+        Self(Ulid::from_parts(now_ms.max(0) as u64, chance).0)
+    }
+
+    pub fn bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// Which of `shards` (a power of two) holds the webhook's lane.
+    pub fn shard(self, shards: u16) -> u16 {
+        (self.0 as u16) & (shards - 1)
+    }
+}
+
+impl DeliveryId {
+    pub fn new(shard: u16, now_ms: i64, chance: u64) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..2].copy_from_slice(&shard.to_be_bytes());
+        bytes[2..8].copy_from_slice(&now_ms.to_be_bytes()[2..]);
+        bytes[8..].copy_from_slice(&chance.to_be_bytes());
+        Self(bytes)
+    }
+
+    pub fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub fn shard(self) -> u16 {
+        u16::from_be_bytes([self.0[0], self.0[1]])
+    }
+}
+
+impl fmt::Display for WebhookId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut buffer = [0; ulid::ULID_LEN];
+        write!(f, "wh_{}", Ulid(self.0).array_to_str(&mut buffer))
+    }
+}
+
+impl fmt::Debug for WebhookId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for WebhookId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        let ulid = Ulid::from_string(text.strip_prefix("wh_").ok_or(NotAnId)?).map_err(|_| NotAnId)?;
+        let id = Self(ulid.0);
+        // ULID parsers take lower case and overflow too; an id has one spelling.
+        if id.to_string() == text { Ok(id) } else { Err(NotAnId) }
+    }
+}
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; 32];
+        // Cannot fail: 16 bytes are 32 digits.
+        let _ = hex::encode_to_slice(self.0, &mut text);
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for DeliveryId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        let mut bytes = [0; 16];
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(NotAnId);
+        }
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| NotAnId)?;
+        Ok(Self(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back_as_written_and_nothing_else_is_one() {
+        let webhook = WebhookId::new(1_700_000_000_000, 42);
+        assert_eq!(webhook.to_string().parse(), Ok(webhook));
+        assert_eq!(WebhookId::from_bytes(webhook.bytes()), webhook);
+        let delivery = DeliveryId::new(513, 1_700_000_000_000, 7);
+        assert_eq!(delivery.to_string().len(), 32);
+        assert_eq!(delivery.to_string().parse(), Ok(delivery));
+        assert_eq!(delivery.shard(), 513);
+        for text in ["", "wh_", "wh_abc", &webhook.to_string().to_lowercase(), "x", &webhook.to_string()[3..]]
+        {
+            assert_eq!(text.parse::<WebhookId>(), Err(NotAnId), "{text}");
+        }
+        for text in ["", "00", &delivery.to_string().to_uppercase().replace('0', "A"), &"g".repeat(32)] {
+            assert_eq!(text.parse::<DeliveryId>(), Err(NotAnId), "{text}");
+        }
+    }
+}

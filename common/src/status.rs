@@ -1,0 +1,139 @@
+//! Errors as callers see them: every `Status` carries ErrorInfo (domain `hookline`, a reason that
+//! docs/api.md lists) and the details that fit. All violations of a request go into one answer.
+
+use std::{collections::HashMap, fmt::Display, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+const DOMAIN: &str = "hookline";
+
+/// What is wrong with a request, field by field. Paths start at the request (`webhook.post_url`).
+#[derive(Debug, Default)]
+pub struct Violations(Vec<FieldViolation>);
+
+impl Violations {
+    pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.0.push(FieldViolation::new(field, description));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Field and description of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|v| (v.field.as_str(), v.description.as_str()))
+    }
+
+    /// OK when there is none, otherwise INVALID_ARGUMENT with all of them.
+    pub fn check(self) -> Result<(), Status> {
+        if self.is_empty() { Ok(()) } else { Err(self.into()) }
+    }
+}
+
+impl From<Violations> for Status {
+    fn from(violations: Violations) -> Status {
+        let message = violations
+            .0
+            .iter()
+            .map(|v| format!("{}: {}", v.field, v.description))
+            .collect::<Vec<_>>()
+            .join("; ");
+        let mut details = info("INVALID_ARGUMENT");
+        details.set_bad_request(violations.0);
+        Status::with_error_details(Code::InvalidArgument, message, details)
+    }
+}
+
+/// One violation alone.
+pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Status {
+    let mut violations = Violations::default();
+    violations.add(field, description);
+    violations.into()
+}
+
+/// NOT_FOUND: `kind` is the word for the thing, such as "webhook".
+pub fn not_found(kind: &str, id: impl Display) -> Status {
+    plain(Code::NotFound, "NOT_FOUND", format!("no {kind} {id}"))
+}
+
+/// ALREADY_EXISTS: the id was used for something else.
+pub fn already_exists(message: impl Into<String>) -> Status {
+    plain(Code::AlreadyExists, "ALREADY_EXISTS", message)
+}
+
+/// ABORTED: changed since it was read; read again and repeat.
+pub fn aborted(message: impl Into<String>) -> Status {
+    plain(Code::Aborted, "ETAG_MISMATCH", message)
+}
+
+/// OUT_OF_RANGE: start anew.
+pub fn out_of_range(reason: &str, message: impl Into<String>) -> Status {
+    plain(Code::OutOfRange, reason, message)
+}
+
+/// FAILED_PRECONDITION: `subject` is what stands in the way, such as a webhook's id.
+pub fn failed_precondition(reason: &str, subject: impl Into<String>, message: impl Into<String>) -> Status {
+    let message = message.into();
+    let mut details = info(reason);
+    details.add_precondition_failure_violation(reason, subject, message.clone());
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
+/// UNAVAILABLE: the same call may succeed after `retry_after`.
+pub fn unavailable(reason: &str, message: impl Into<String>, retry_after: Duration) -> Status {
+    let mut details = info(reason);
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::Unavailable, message, details)
+}
+
+/// RESOURCE_EXHAUSTED: `subject` names the limit.
+pub fn exhausted(reason: &str, subject: impl Into<String>, message: impl Into<String>) -> Status {
+    let message = message.into();
+    let mut details = info(reason);
+    details.add_quota_failure_violation(subject, message.clone());
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// UNAUTHENTICATED: no credential, or one that is not known.
+pub fn unauthenticated(message: impl Into<String>) -> Status {
+    plain(Code::Unauthenticated, "UNAUTHENTICATED", message)
+}
+
+/// UNIMPLEMENTED: the contract names it, and it is not built yet.
+pub fn not_built_yet(method: &str) -> Status {
+    plain(Code::Unimplemented, "NOT_BUILT_YET", format!("{method} is not supported yet"))
+}
+
+/// INTERNAL: our fault; the cause is in the log, not in the answer.
+pub fn internal(message: impl Into<String>) -> Status {
+    plain(Code::Internal, "INTERNAL", message)
+}
+
+fn plain(code: Code, reason: &str, message: impl Into<String>) -> Status {
+    Status::with_error_details(code, message, info(reason))
+}
+
+fn info(reason: &str) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_with_two_faults_names_both_in_one_answer() {
+        let mut violations = Violations::default();
+        violations.add("webhook.type", "required");
+        violations.add("webhook.post_url", "not a URL");
+        let status = violations.check().unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        let fields: Vec<_> =
+            details.bad_request().unwrap().field_violations.iter().map(|v| v.field.clone()).collect();
+        assert_eq!(fields, ["webhook.type", "webhook.post_url"]);
+        assert_eq!(details.error_info().unwrap().domain, "hookline");
+    }
+}

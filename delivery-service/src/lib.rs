@@ -1,0 +1,7 @@
+//! Takes events in, finds the webhooks that they fire, and delivers.
+
+pub mod delivery;
+pub mod queue;
+pub mod retry;
+pub mod routes;
+pub mod send;

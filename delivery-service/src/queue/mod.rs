@@ -1,0 +1,290 @@
+//! The queue: deliveries, lane by lane, kept durably. The seam between the engine and the stores.
+//!
+//! A **lane** is a webhook's queue. Lanes, not deliveries, are scheduled: each has a time at which it
+//! next has something to do, and whoever holds its **lease** alone reads and settles it. A lease is
+//! granted with a **fence** that grows with every grant; what comes with an older fence is refused.
+//! A holder's leases live as long as it keeps calling `claim`, which says for how long.
+//!
+//! Every delivery has a **place** in its lane: the order of acceptance. A delivery that is not settled
+//! is *open*; one that waits for a time of its own (a retry) is also *scheduled*; the open ones that
+//! are not scheduled are *fresh*, and are read in order of place.
+//!
+//! All verbs take batches and are atomic per lane. Every backend passes the same contract suite
+//! (`tests/queue_contract.rs`); durations, not times, cross the seam: the store has the clock.
+
+pub mod disk;
+pub mod redis;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use common::ids::{DeliveryId, WebhookId};
+
+use crate::delivery::{Fault, Head, Place, State};
+
+/// A store of deliveries.
+#[async_trait]
+pub trait Queue: Send + Sync + 'static {
+    /// How many shards the store has: the shard of a webhook stands in its deliveries' ids.
+    fn shards(&self) -> u16;
+
+    /// Stores deliveries; each is answered on its own, in order. One whose event id its lane has had
+    /// within the deduplication window is stored no second time. `OK` means durable.
+    async fn enqueue(&self, new: Vec<New>) -> Vec<Result<Stored, QueueError>>;
+
+    /// Says that this holder lives, and leases it up to `lanes` lanes that are due, each with its
+    /// first page. Call it at least every `Claimed::lease / 3`, also with `lanes: 0`.
+    async fn claim(&self, lanes: usize, page: PageLimit) -> Result<Claimed, QueueError>;
+
+    /// The next page of a lane that is held: fresh deliveries after `after`, and scheduled ones that
+    /// are due. `known_scheduled`: how many due scheduled ones the holder already has (they come
+    /// again; it knows them by id).
+    async fn read(
+        &self,
+        lane: Lease,
+        after: Place,
+        known_scheduled: usize,
+        page: PageLimit,
+    ) -> Result<Page, QueueError>;
+
+    /// Stores what became of deliveries, and gives leases back. Lane by lane, in order.
+    async fn settle(&self, lanes: Vec<Settle>) -> Result<Vec<Result<(), LeaseLost>>, QueueError>;
+
+    /// Makes lanes due now, whatever they waited for: their route has changed.
+    async fn wake(&self, lanes: Lanes) -> Result<(), QueueError>;
+
+    /// A delivery, whatever its state; its body while it is kept.
+    async fn get(&self, id: DeliveryId) -> Result<Option<Found>, QueueError>;
+
+    /// An account's deliveries, newest place first.
+    async fn list(&self, query: Query) -> Result<Listed, QueueError>;
+
+    /// Makes a failed or waiting delivery due at once, ahead of others, with its retries renewed
+    /// (`Head::renewed_at`). Asked for while an attempt is under way, it follows that attempt unless
+    /// it succeeds.
+    async fn retry(&self, id: DeliveryId) -> Result<Retried, QueueError>;
+
+    /// That the store answers.
+    async fn ping(&self) -> Result<(), QueueError>;
+}
+
+/// A delivery to be stored. Its id carries the lane's shard.
+#[derive(Debug, Clone)]
+pub struct New {
+    pub head: Head,
+    pub body: Bytes,
+    /// Whether `head.event_id` is the publisher's: then it is deduplicated.
+    pub dedupe: bool,
+    /// Ends FAILED as it is stored, for this reason, body kept: its webhook is disabled.
+    pub failed: Option<Fault>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// It waits at `place`; `before` is the lane's last place until then, so that a holder sees
+    /// whether it knows all before it. `fence`: the caller holds the lane (it did, or it has it now
+    /// since the lane was free and not on hold) and may start it from memory.
+    New { place: Place, before: Place, fence: Option<u64> },
+    /// It ended FAILED at once: `New::failed`, or the lane is full (then without a body).
+    Ended { place: Place, reason: Fault },
+    /// The lane has had the event: this is its delivery.
+    Duplicate { id: DeliveryId },
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct PageLimit {
+    pub deliveries: usize,
+    pub bytes: usize,
+}
+
+#[derive(Debug)]
+pub struct Claimed {
+    pub lanes: Vec<LaneGrant>,
+    /// How long, from before this call, the holder's leases are safe: those of `lanes` and all it had.
+    pub lease: Duration,
+    /// When another free lane is due; `None`: none is waiting.
+    pub next_due: Option<Duration>,
+    /// Lanes of this holder in which others enqueued, retried or woke something since the last call.
+    pub news: Vec<WebhookId>,
+}
+
+#[derive(Debug)]
+pub struct LaneGrant {
+    pub lane: Lease,
+    pub license_code: String,
+    /// How much longer the lane is on hold (see `Release::hold`); zero when it is not.
+    pub held: Duration,
+    /// What the last holder left with `Settle::memo`.
+    pub memo: Bytes,
+    pub page: Page,
+}
+
+/// A lease on a lane, as long as its fence is the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lease {
+    pub webhook_id: WebhookId,
+    pub fence: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Due scheduled deliveries first, then fresh ones in order of place.
+    pub deliveries: Vec<Waiting>,
+    /// The place up to which all fresh ones have been read.
+    pub read_to: Place,
+    /// Whether there are fresh ones beyond `read_to`, or due scheduled ones beyond the page.
+    pub more: bool,
+    /// When the next scheduled one that is not due yet is due.
+    pub next_scheduled: Option<Duration>,
+}
+
+/// A delivery that waits in a lane.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    pub head: Head,
+    pub body: Bytes,
+    pub place: Place,
+    /// Whether it is scheduled (a retry), rather than fresh.
+    pub scheduled: bool,
+}
+
+#[derive(Debug)]
+pub struct Settle {
+    pub lane: Lease,
+    pub deliveries: Vec<Settled>,
+    /// Fresh deliveries at or before this place have all been settled or scheduled, so that the next
+    /// holder reads on from here. Never moves back.
+    pub done_to: Place,
+    /// Kept for the next holder; `None` leaves what is there.
+    pub memo: Option<Bytes>,
+    pub release: Option<Release>,
+}
+
+#[derive(Debug)]
+pub struct Settled {
+    /// As it now is: state, attempts, end.
+    pub head: Head,
+    pub place: Place,
+    pub fate: Fate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Moves to history without its body.
+    Succeeded,
+    /// Moves to history with its body, can be retried.
+    Failed,
+    /// Moves to history without its body.
+    Cancelled,
+    /// Is scheduled.
+    Retry { after: Duration },
+}
+
+/// How a lease is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The lane is due when its next scheduled delivery is, or at once if it has fresh ones beyond
+    /// `known`, the last place that the holder knows of, or if `unread`.
+    Free { known: Place, unread: bool },
+    /// Nothing of the lane is due before this time, whatever comes in: Retry-After, a pause.
+    Hold { duration: Duration },
+    /// The same without an end: until it is woken.
+    Park,
+}
+
+/// The lease has gone to another holder: nothing was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the lease is lost")]
+pub struct LeaseLost;
+
+#[derive(Debug, Clone, Copy)]
+pub enum Lanes {
+    One(WebhookId),
+    /// All that are parked, and all on hold.
+    Parked,
+}
+
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub head: Head,
+    pub place: Place,
+    pub body: Option<Bytes>,
+}
+
+/// Narrows a list; empty fields do not.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    pub license_code: String,
+    pub webhook_id: Option<WebhookId>,
+    pub event_id: String,
+    pub event_type: String,
+    pub states: Vec<State>,
+    /// From this place (inclusive) …
+    pub from: Place,
+    /// … to this one (exclusive).
+    pub to: Option<Place>,
+    /// Only what comes after it in the list's order: place descending, then webhook id descending.
+    pub after: Option<(Place, WebhookId)>,
+    pub limit: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// In the list's order; fewer than the limit even where more follow.
+    pub deliveries: Vec<(Head, Place)>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<(Place, WebhookId)>,
+}
+
+#[derive(Debug)]
+pub enum Retried {
+    Now(Box<Found>),
+    NotFound,
+    /// It has succeeded or been cancelled.
+    Ended(State),
+    /// Its body is no longer kept.
+    NoBody,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueueError {
+    /// The store cannot be reached, or did not answer in time: what was asked may have been done.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// The store is near its limits: nothing was stored.
+    #[error("the store is full: {0}")]
+    Full(String),
+    /// The store holds something that this version cannot read.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+}
+
+/// Limits that every backend keeps, per lane; all of them settings.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Event ids are known for so long.
+    pub dedupe_window: Duration,
+    pub backlog_deliveries: u64,
+    pub backlog_bytes: u64,
+    /// SUCCEEDED and CANCELLED.
+    pub ended_kept: u64,
+    pub ended_age: Duration,
+    pub failed_kept: u64,
+    pub failed_age: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let hours = |h: u64| Duration::from_secs(h * 3600);
+        Self {
+            dedupe_window: hours(4),
+            backlog_deliveries: 1_000_000,
+            backlog_bytes: 2 << 30,
+            ended_kept: 1_000,
+            ended_age: hours(3 * 24),
+            failed_kept: 10_000,
+            failed_age: hours(14 * 24),
+        }
+    }
+}

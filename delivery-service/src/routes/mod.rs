@@ -1,0 +1,70 @@
+//! Routes: webhooks as this service knows them, secrets included. In memory only.
+
+use std::{sync::Arc, time::Duration};
+
+use common::{clock::Time, ids::WebhookId, matching::Rule};
+use http::{HeaderName, HeaderValue};
+
+/// A webhook with all that sending to it takes. Read when sending, never stored in the queue, so a
+/// mended route mends the backlog.
+#[derive(Debug)]
+pub struct Route {
+    pub webhook_id: WebhookId,
+    pub revision: u64,
+    pub license_code: Box<str>,
+    pub rule: Rule,
+    pub state: RouteState,
+    pub xml: bool,
+    /// As the customer gave it.
+    pub post_url: Box<str>,
+    pub url_parameters: UrlParameters,
+    /// The webhook's own.
+    pub headers: Box<[(HeaderName, HeaderValue)]>,
+    /// The `authorization` header that its authentication comes to.
+    pub authorization: Option<HeaderValue>,
+    /// The present one first.
+    pub signing_keys: Box<[SigningKey]>,
+    pub policy: Policy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteState {
+    Active,
+    Paused,
+    Disabled,
+}
+
+/// What is appended to the URL's query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UrlParameters {
+    None,
+    Event,
+    /// With the lower-case hex MD5 of "<license code>:<account secret key>".
+    EventAndSecret {
+        secret: Box<str>,
+    },
+}
+
+/// A key of HMAC-SHA256, decoded.
+#[derive(Clone)]
+pub struct SigningKey {
+    pub key: Box<[u8]>,
+    /// `None`: the present key.
+    pub expires: Option<Time>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    pub timeout: Duration,
+    /// Empty: one attempt and no more.
+    pub retry_delays: Arc<[Duration]>,
+    pub max_in_flight: u32,
+    /// A second; 0 is unlimited.
+    pub max_rate: f64,
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SigningKey(..)")
+    }
+}
