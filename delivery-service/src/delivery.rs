@@ -138,6 +138,12 @@ impl Head {
         (self.attempt_count - self.renewed_at.min(self.attempt_count)).saturating_sub(1)
     }
 
+    /// Whether a caller asked for it again and no attempt has been made since: it goes ahead of
+    /// others, past a hold or an open circuit.
+    pub fn asked_again(&self) -> bool {
+        self.renewed_at > 0 && self.renewed_at == self.attempt_count
+    }
+
     pub fn content_type(&self) -> &'static str {
         if self.xml { "application/xml; charset=utf-8" } else { "application/json; charset=utf-8" }
     }

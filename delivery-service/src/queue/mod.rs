@@ -46,7 +46,7 @@ pub trait Queue: Send + Sync + 'static {
         after: Place,
         known_scheduled: usize,
         page: PageLimit,
-    ) -> Result<Page, QueueError>;
+    ) -> Result<Result<Page, LeaseLost>, QueueError>;
 
     /// Stores what became of deliveries, and gives leases back. Lane by lane, in order.
     async fn settle(&self, lanes: Vec<Settle>) -> Result<Vec<Result<(), LeaseLost>>, QueueError>;
@@ -83,13 +83,25 @@ pub struct New {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
     /// It waits at `place`; `before` is the lane's last place until then, so that a holder sees
-    /// whether it knows all before it. `fence`: the caller holds the lane (it did, or it has it now
-    /// since the lane was free and not on hold) and may start it from memory.
-    New { place: Place, before: Place, fence: Option<u64> },
+    /// whether it knows all before it.
+    New { place: Place, before: Place, lane: LaneNow },
     /// It ended FAILED at once: `New::failed`, or the lane is full (then without a body).
     Ended { place: Place, reason: Fault },
     /// The lane has had the event: this is its delivery.
     Duplicate { id: DeliveryId },
+}
+
+/// Who has the lane of a delivery that has just been stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneNow {
+    /// The caller, with this fence: it had it before, or it was given it now. It is given when the
+    /// lane was free, not on hold, not parked, without a memo, and had no other open delivery: then
+    /// the caller knows all of the lane and starts the delivery from memory.
+    Mine { fence: u64 },
+    /// Nobody, and it is due: a claim will find it.
+    Due,
+    /// Another holder, who finds it among its news; or nobody, and it is on hold or parked.
+    NotNow,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -201,7 +213,7 @@ pub struct LeaseLost;
 #[derive(Debug, Clone, Copy)]
 pub enum Lanes {
     One(WebhookId),
-    /// All that are parked, and all on hold.
+    /// All that are parked; holds with an end stay.
     Parked,
 }
 
