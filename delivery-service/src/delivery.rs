@@ -55,6 +55,9 @@ pub struct Head {
     pub order_key: String,
     #[prost(uint32, tag = "17")]
     pub body_bytes: u32,
+    /// Set by `renew`, until the next attempt has ended.
+    #[prost(bool, tag = "18")]
+    pub asked_again: bool,
 }
 
 /// As `hookline.v1.DeliveryState`.
@@ -138,10 +141,15 @@ impl Head {
         (self.attempt_count - self.renewed_at.min(self.attempt_count)).saturating_sub(1)
     }
 
-    /// Whether a caller asked for it again and no attempt has been made since: it goes ahead of
-    /// others, past a hold or an open circuit.
-    pub fn asked_again(&self) -> bool {
-        self.renewed_at > 0 && self.renewed_at == self.attempt_count
+    /// A caller asks for it again: its retries start anew and it goes ahead of others, past a hold
+    /// or an open circuit, until an attempt has been made.
+    pub fn renew(&mut self) {
+        self.asked_again = true;
+        self.renewed_at = self.attempt_count;
+        self.next_attempt_ms = 0;
+        self.end_ms = 0;
+        self.set_end_reason(Fault::None);
+        self.set_state(if self.attempt_count == 0 { State::Pending } else { State::Retrying });
     }
 
     pub fn content_type(&self) -> &'static str {
@@ -150,6 +158,7 @@ impl Head {
 
     /// Notes an attempt that has ended.
     pub fn add(&mut self, attempt: Attempt) {
+        self.asked_again = false;
         self.attempt_count += 1;
         if self.attempts.len() >= KEPT_ATTEMPTS {
             self.attempts.remove(0);

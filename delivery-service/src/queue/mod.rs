@@ -61,7 +61,7 @@ pub trait Queue: Send + Sync + 'static {
     async fn list(&self, query: Query) -> Result<Listed, QueueError>;
 
     /// Makes a failed or waiting delivery due at once, ahead of others, with its retries renewed
-    /// (`Head::renewed_at`). Asked for while an attempt is under way, it follows that attempt unless
+    /// (`Head::renew`). Asked for while an attempt is under way, it follows that attempt unless
     /// it succeeds.
     async fn retry(&self, id: DeliveryId) -> Result<Retried, QueueError>;
 
