@@ -108,6 +108,8 @@ pub enum LaneNow {
 pub struct PageLimit {
     pub deliveries: usize,
     pub bytes: usize,
+    /// Scheduled deliveries that are not due too: the lane is being emptied.
+    pub early: bool,
 }
 
 #[derive(Debug)]
