@@ -15,7 +15,7 @@
 pub mod disk;
 pub mod redis;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,8 +30,9 @@ pub trait Queue: Send + Sync + 'static {
     fn shards(&self) -> u16;
 
     /// Stores deliveries; each is answered on its own, in order. One whose event id its lane has had
-    /// within the deduplication window is stored no second time. `OK` means durable.
-    async fn enqueue(&self, new: Vec<New>) -> Vec<Result<Stored, QueueError>>;
+    /// within the deduplication window is stored no second time. `OK` means durable. (Batches are shared,
+    /// so that the caller has them back without a copy; a backend drops its share before it answers.)
+    async fn enqueue(&self, new: Arc<Vec<New>>) -> Vec<Result<Stored, QueueError>>;
 
     /// Says that this holder lives, and leases it up to `lanes` lanes that are due, each with its
     /// first page. Call it at least every `Claimed::lease / 3`, also with `lanes: 0`.
@@ -49,7 +50,7 @@ pub trait Queue: Send + Sync + 'static {
     ) -> Result<Result<Page, LeaseLost>, QueueError>;
 
     /// Stores what became of deliveries, and gives leases back. Lane by lane, in order.
-    async fn settle(&self, lanes: Vec<Settle>) -> Result<Vec<Result<(), LeaseLost>>, QueueError>;
+    async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError>;
 
     /// Makes lanes due now, whatever they waited for: their route has changed.
     async fn wake(&self, lanes: Lanes) -> Result<(), QueueError>;
@@ -163,7 +164,7 @@ pub struct Waiting {
     pub scheduled: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Settle {
     pub lane: Lease,
     pub deliveries: Vec<Settled>,
@@ -175,7 +176,7 @@ pub struct Settle {
     pub release: Option<Release>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Settled {
     /// As it now is: state, attempts, end.
     pub head: Head,
