@@ -1,7 +1,9 @@
 //! Takes events in, finds the webhooks that they fire, and delivers.
 
+pub mod auth;
 pub mod delivery;
 pub mod queue;
+pub mod request;
 pub mod retry;
 pub mod routes;
 pub mod send;

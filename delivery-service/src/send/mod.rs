@@ -1,7 +1,7 @@
 //! Sends requests to receivers: the room in which HTTP is spoken. What an attempt comes to is data,
 //! an `Outcome`, never an error.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use common::clock::Time;
@@ -10,7 +10,7 @@ use http::HeaderMap;
 use crate::delivery::Fault;
 
 /// A request as it goes out: always a POST.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// Absolute, http or https, no fragment.
     pub url: String,
@@ -37,4 +37,19 @@ pub struct Outcome {
     pub remote_address: String,
     /// What the answer asked for with Retry-After, on 429 and 503.
     pub retry_after: Option<Duration>,
+}
+
+/// Without headers, body and all of the URL but its host: they hold secrets.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = origin_end(&self.url);
+        let origin = self.url.get(..end).unwrap_or_default();
+        write!(f, "Request({origin}, {} headers, {} bytes)", self.headers.len(), self.body.len())
+    }
+}
+
+/// Where the scheme and authority of a URL end.
+fn origin_end(url: &str) -> usize {
+    let authority = url.find("://").map_or(0, |at| at + 3);
+    url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at)
 }

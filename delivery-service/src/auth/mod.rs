@@ -1,0 +1,3 @@
+//! How a request shows the receiver who sent it.
+
+pub mod signature;
