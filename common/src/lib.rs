@@ -11,6 +11,7 @@ pub mod ids;
 pub mod intake;
 pub mod matching;
 pub mod page;
+pub mod process;
 pub mod redis;
 pub mod service;
 pub mod settings;
