@@ -1,0 +1,1 @@
+//! What intake takes and refuses, rule by rule.

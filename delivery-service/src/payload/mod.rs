@@ -1,0 +1,4 @@
+//! Bodies as bytes: what receivers get, rendered once per event and format. Pure.
+
+pub mod json;
+pub mod xml;
