@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod delivery;
+pub mod payload;
 pub mod queue;
 pub mod request;
 pub mod retry;

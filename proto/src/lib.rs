@@ -1,5 +1,8 @@
 //! The public API as Rust: messages, clients and servers of `hookline.v1`, and the descriptors
-//! that gRPC reflection serves. Nothing else lives here.
+//! that gRPC reflection serves. Nothing else lives here; with feature `json`, a reader of proto JSON.
+
+#[cfg(feature = "json")]
+pub mod json;
 
 #[allow(clippy::all, clippy::unwrap_used, clippy::expect_used)]
 pub mod v1 {

@@ -1,0 +1,1 @@
+//! XML by structure, and every text through a parser.
