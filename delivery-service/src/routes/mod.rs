@@ -1,5 +1,9 @@
 //! Routes: webhooks as this service knows them, secrets included. In memory only.
 
+pub mod account;
+pub mod convert;
+pub mod table;
+
 use std::{sync::Arc, time::Duration};
 
 use common::{clock::Time, ids::WebhookId, matching::Rule};
