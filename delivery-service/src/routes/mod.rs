@@ -2,7 +2,10 @@
 
 pub mod account;
 pub mod convert;
+pub mod disable;
 pub mod table;
+pub mod upstream;
+pub mod watch;
 
 use std::{sync::Arc, time::Duration};
 
