@@ -1,1 +1,5 @@
-//! placeholder
+//! Scenarios against the real binaries. One test binary, a file for each thing that must hold.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a scenario that cannot go on has failed")]
+
+mod fixtures;
