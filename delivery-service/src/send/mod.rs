@@ -1,12 +1,51 @@
 //! Sends requests to receivers: the room in which HTTP is spoken. What an attempt comes to is data,
 //! an `Outcome`, never an error.
+//!
+//! Connections are pooled and go only where the egress rules allow. Redirects are not followed. At
+//! least once: a request over a connection that was used before and breaks without a byte of answer
+//! is sent again at once, on a fresh one, within the same budget.
 
-use std::{fmt, time::Duration};
+mod answer;
+mod connection;
+mod failure;
+mod guard;
+mod origin;
+mod pool;
+mod stream;
+mod tls;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use common::clock::Time;
-use http::HeaderMap;
+use common::{
+    address::Rules,
+    clock::{Clock, Time},
+};
+use http::{
+    HeaderMap, Method, Uri,
+    header::HOST,
+    uri::{PathAndQuery, Scheme},
+};
+use http_body_util::Full;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
 
+use self::{
+    answer::{Answer, End},
+    connection::{Broken, Http1, Http2, Message, Peer},
+    failure::Failure,
+    guard::Guard,
+    origin::Origin,
+    pool::{Pool, Taken},
+    stream::Stream,
+};
+pub use self::{pool::Limits, tls::TlsError};
 use crate::delivery::Fault;
 
 /// A request as it goes out: always a POST.
@@ -39,11 +78,266 @@ pub struct Outcome {
     pub retry_after: Option<Duration>,
 }
 
+/// What an operator may set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// From the name's resolution to the end of TLS' handshake.
+    pub connect_timeout: Duration,
+    /// A PEM file of roots beside the system's.
+    pub ca: Option<PathBuf>,
+    pub limits: Limits,
+}
+
+/// Sends requests. Shared by all lanes.
+pub struct Sender {
+    guard: Guard,
+    tls: TlsConnector,
+    pool: Arc<Pool>,
+    clock: Clock,
+    connect_timeout: Duration,
+}
+
+/// How far a request has come.
+#[derive(Default)]
+struct Progress {
+    phase: Phase,
+    /// The address that is connected to, or tried.
+    address: Option<SocketAddr>,
+    answer: Answer,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Phase {
+    #[default]
+    Resolve,
+    Connect,
+    Handshake,
+    Exchange,
+}
+
+/// A request, ready for whichever connection there is.
+#[derive(Clone)]
+struct Parts {
+    path: PathAndQuery,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// An exchange without a whole answer.
+struct Lost {
+    failure: Failure,
+    /// Whether the connection ended without a byte of answer.
+    unheard: bool,
+}
+
+/// How often the pool is swept.
+const SWEEP: Duration = Duration::from_secs(5);
+
+impl Default for Settings {
+    fn default() -> Self {
+        let limits = Limits {
+            idle_timeout: Duration::from_secs(60),
+            max_age: Duration::from_secs(5 * 60),
+            idle_per_host: 256,
+            idle: 4096,
+        };
+        Self { connect_timeout: Duration::from_secs(5), ca: None, limits }
+    }
+}
+
+impl Sender {
+    /// To be called in a runtime. The rules stand for good: other rules are another sender.
+    pub fn new(rules: Rules, settings: Settings, clock: Clock) -> Result<Self, TlsError> {
+        let tls = tls::connector(settings.ca.as_deref())?;
+        let pool = Arc::new(Pool::new(settings.limits));
+        tokio::spawn(sweep(Arc::downgrade(&pool)));
+        Ok(Self { guard: Guard::new(rules), tls, pool, clock, connect_timeout: settings.connect_timeout })
+    }
+
+    /// Sends a request. Dropped before its end, it closes its connection.
+    pub async fn send(&self, request: Request) -> Outcome {
+        let start = self.clock.now();
+        let begun = Instant::now();
+        let mut progress = Progress::default();
+        let timeout = request.timeout;
+        let performed = self.perform(request, start, &mut progress);
+        let ended = match timeout_at(begun + timeout, performed).await {
+            Ok(ended) => ended,
+            Err(_) => Err(progress.timed_out(timeout)),
+        };
+        let status = progress.answer.status;
+        let (fault, message) = match ended {
+            Ok(()) if (200..300).contains(&status) => (Fault::None, String::new()),
+            Ok(()) => (Fault::Status, format!("answered {status}")),
+            Err(failure) => (failure.fault, failure.message),
+        };
+        Outcome {
+            start,
+            duration: begun.elapsed(),
+            http_status: status,
+            fault,
+            message,
+            retry_after: progress.answer.retry_after,
+            remote_address: progress.connected().map(|address| address.to_string()).unwrap_or_default(),
+            response_body: progress.answer.into_body(),
+        }
+    }
+
+    async fn perform(&self, request: Request, now: Time, progress: &mut Progress) -> Result<(), Failure> {
+        let unusable = |what: &str| Failure::new(Fault::Connect, what);
+        let (key, path) = request.url.split_at(origin_end(&request.url));
+        let path = match path.strip_prefix('/') {
+            Some(_) => PathAndQuery::try_from(path),
+            None => PathAndQuery::try_from(format!("/{path}")),
+        };
+        let path = path.map_err(|_| unusable("the URL's path is not valid"))?;
+        let parts = Parts { path, headers: request.headers, body: request.body };
+        if let Some(taken) = self.pool.take(key, Instant::now()) {
+            match self.exchange(taken, parts.clone(), now, progress).await {
+                Err(Lost { unheard: true, .. }) => *progress = Progress::default(),
+                ended => return ended.map_err(|lost| lost.failure),
+            }
+        }
+        let origin = Origin::parse(key).map_err(|what| unusable(&what))?;
+        let made = timeout_at(Instant::now() + self.connect_timeout, self.connect(origin, progress)).await;
+        let made = made.unwrap_or_else(|_| Err(progress.timed_out(self.connect_timeout)))?;
+        self.exchange(made, parts, now, progress).await.map_err(|lost| lost.failure)
+    }
+
+    /// A new connection.
+    async fn connect(&self, origin: Origin, progress: &mut Progress) -> Result<Taken, Failure> {
+        let addresses = self.guard.addresses(&origin).await?;
+        progress.phase = Phase::Connect;
+        progress.address = addresses.first().map(|address| SocketAddr::new(*address, origin.port));
+        let (stream, address) = self.guard.connect(&addresses, origin.port).await?;
+        progress.phase = Phase::Handshake;
+        progress.address = Some(address);
+        let (stream, http2) = if origin.tls {
+            let name = origin.server_name();
+            let name = name.ok_or_else(|| Failure::new(Fault::Tls, "no certificate can name the host"))?;
+            let stream =
+                self.tls.connect(name, stream).await.map_err(|error| Failure::tls(address, &error))?;
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            (Stream::tls(stream), http2)
+        } else {
+            (Stream::plain(stream), false)
+        };
+        let born = Instant::now();
+        let peer = Peer { origin, address, born };
+        let failed = |error| Failure::exchange(address, &error, false);
+        if !http2 {
+            return Ok(Taken::Http1(Http1::new(stream, peer).await.map_err(failed)?));
+        }
+        let (connection, place) = Http2::new(stream, peer).await.map_err(failed)?;
+        self.pool.share(connection, born);
+        Ok(Taken::Http2(place))
+    }
+
+    async fn exchange(
+        &self,
+        over: Taken,
+        parts: Parts,
+        now: Time,
+        progress: &mut Progress,
+    ) -> Result<(), Lost> {
+        progress.phase = Phase::Exchange;
+        match over {
+            Taken::Http1(mut connection) => {
+                let address = connection.peer.address;
+                progress.address = Some(address);
+                let message = parts.http1(&connection.peer.origin);
+                let end = connection.exchange(message, &mut progress.answer, now).await;
+                let end = end.map_err(|broken| Lost::of(address, broken))?;
+                // A connection with more of an answer than is read is closed.
+                if end == End::Whole && connection.is_reusable().await {
+                    self.pool.put(connection, Instant::now());
+                }
+            }
+            Taken::Http2(place) => {
+                let address = place.peer().address;
+                progress.address = Some(address);
+                let message = parts.http2(&place.peer().origin);
+                place.exchange(message, &mut progress.answer, now).await.map_err(|broken| {
+                    self.pool.retire(&place);
+                    Lost::of(address, broken)
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Parts {
+    fn http1(self, origin: &Origin) -> Message {
+        let mut message = self.message();
+        message.headers_mut().insert(HOST, origin.host_header.clone());
+        message
+    }
+
+    fn http2(self, origin: &Origin) -> Message {
+        let mut message = self.message();
+        let mut uri = std::mem::take(message.uri_mut()).into_parts();
+        uri.scheme = Some(Scheme::HTTPS);
+        uri.authority = Some(origin.authority.clone());
+        // Cannot fail: all three parts are there.
+        *message.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        message
+    }
+
+    fn message(self) -> Message {
+        let mut message = Message::new(Full::new(self.body));
+        *message.method_mut() = Method::POST;
+        *message.uri_mut() = Uri::from(self.path);
+        *message.headers_mut() = self.headers;
+        message
+    }
+}
+
+impl Lost {
+    fn of(address: SocketAddr, broken: Broken) -> Self {
+        let failure = Failure::exchange(address, &broken.error, broken.heard);
+        let unheard = failure.fault == Fault::Disconnected && !broken.heard;
+        Self { failure, unheard }
+    }
+}
+
+impl Progress {
+    /// The address that was connected to.
+    fn connected(&self) -> Option<SocketAddr> {
+        self.address.filter(|_| self.phase > Phase::Connect)
+    }
+
+    /// `limit` has passed.
+    fn timed_out(&self, limit: Duration) -> Failure {
+        let address = self.address.map(|address| address.to_string()).unwrap_or_default();
+        let message = match self.phase {
+            Phase::Resolve => {
+                return Failure::new(Fault::Dns, format!("the name was not resolved within {limit:?}"));
+            }
+            Phase::Connect => format!("no connection to {address} within {limit:?}"),
+            Phase::Handshake => format!("no TLS with {address} within {limit:?}"),
+            Phase::Exchange if self.answer.status == 0 => {
+                format!("no answer from {address} within {limit:?}")
+            }
+            Phase::Exchange => format!("the answer of {address} was not whole within {limit:?}"),
+        };
+        Failure::new(Fault::Timeout, message)
+    }
+}
+
+/// Sweeps a pool for as long as it has a sender.
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(pool) = pool.upgrade() else { return };
+        pool.sweep(Instant::now());
+    }
+}
+
 /// Without headers, body and all of the URL but its host: they hold secrets.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = origin_end(&self.url);
-        let origin = self.url.get(..end).unwrap_or_default();
+        let origin = &self.url[..origin_end(&self.url)];
         write!(f, "Request({origin}, {} headers, {} bytes)", self.headers.len(), self.body.len())
     }
 }
