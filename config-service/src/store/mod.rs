@@ -10,6 +10,7 @@
 
 pub mod disk;
 pub mod redis;
+mod tables;
 
 use std::{fmt, time::Duration};
 
