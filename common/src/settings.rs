@@ -23,9 +23,9 @@ pub struct Secret(String);
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Store")]
 pub struct StoreArgs {
-    /// Folder of the embedded store; each service has its own inside
-    #[arg(long, env = "HOOKLINE_DATA_DIR", value_name = "FOLDER", default_value = "./data")]
-    pub data_dir: PathBuf,
+    /// Folder of the embedded store; each service has its own inside [default: ./data]
+    #[arg(long, env = "HOOKLINE_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
 
     /// Redis instead of the embedded store: redis[s]://HOST:PORT[/DB], redis[s]+cluster://H:P[,H:P…],
     /// redis[s]+sentinel://H:P[,H:P…]/MASTER, each with [USER:PASSWORD@] before its hosts
@@ -146,12 +146,10 @@ impl Problems {
         self.0.is_empty()
     }
 
-    /// Ends the process with [`EXIT_USAGE`] and all problems when there is one.
-    pub fn exit_if_any(&self) {
-        if !self.is_empty() {
-            eprintln!("{self}");
-            process::exit(EXIT_USAGE);
-        }
+    /// Ends the process with [`EXIT_USAGE`] and all problems.
+    pub fn exit(self) -> ! {
+        eprintln!("{self}");
+        process::exit(EXIT_USAGE)
     }
 }
 
@@ -166,7 +164,7 @@ impl StoreArgs {
                     problems.add(format!("{flag} has no effect without --redis-url"));
                 }
             }
-            return Some(Store::Disk(self.data_dir.clone()));
+            return Some(Store::Disk(self.data_dir.clone().unwrap_or_else(|| "./data".into())));
         };
         let mut address = problems.note("--redis-url", url.expose().parse::<Address>());
         if let Some(file) = &self.redis_password_file {
@@ -244,6 +242,11 @@ impl EgressArgs {
 }
 
 impl Secret {
+    /// 256 random bits, in hex.
+    pub fn random() -> Self {
+        Self(hex::encode(rand::random::<[u8; 32]>()))
+    }
+
     pub fn expose(&self) -> &str {
         &self.0
     }
