@@ -1,1 +1,192 @@
-//! (to be written)
+//! The embedded queue: a redb file with one writer. Writes go to the writer thread, which commits them
+//! in groups, each with one flush; reads use snapshots, off the async threads. There is one holder, this
+//! process: leases, and when lanes are due, are in memory only. After a restart every lane is due as
+//! its deliveries and its hold say.
+//!
+//! | table | key (big-endian, sorts as read) | value |
+//! | --- | --- | --- |
+//! | heads | delivery id 16 | mark 26 (kind, place, due, sizes), head |
+//! | bodies | delivery id 16 | body, while it is kept |
+//! | fresh | lane 16, place 8 | delivery id |
+//! | retrying | lane 16, place 8 | delivery id: open and scheduled |
+//! | scheduled | lane 16, due 8, place 8 | delivery id; due 0 when a caller asked for it |
+//! | ended, failed | lane 16, place 8 | delivery id, end time 8: history |
+//! | events | lane 16, event id | delivery id, expiry 8 |
+//! | expiries | expiry 8, lane 16, event id | nothing: the order in which event ids are forgotten |
+//! | lanes | lane 16 | license code, last place, counts, bytes, memo |
+//! | stopped | lane 16 | until when it is on hold (ms), or that it is parked |
+//! | accounts | length 4, license code, lane 16 | nothing: an account's lanes |
+//! | meta | "epoch" | how often the file was opened: the upper half of every fence |
+
+use std::{path::Path, sync::Arc, thread};
+
+use async_trait::async_trait;
+use common::{
+    clock::{Clock, Time},
+    ids::DeliveryId,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Claimed, Found, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit, Query, Queue, QueueError,
+    Retried, Settle, Stored,
+    disk_lanes::LEASE,
+    disk_read,
+    disk_writer::{Command, Done, Shared, Work, Writer},
+};
+use crate::delivery::Place;
+
+/// Commands that may wait for the writer; who asks for more waits to ask.
+const COMMANDS: usize = 1_024;
+
+/// The queue of one process, in one file.
+pub struct DiskQueue {
+    shared: Arc<Shared>,
+    /// None once it is closed.
+    commands: Option<mpsc::Sender<Command>>,
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+impl DiskQueue {
+    /// Opens or makes the queue in a folder. It takes nothing more in while fewer than
+    /// `min_free_bytes` are free on the disk.
+    pub fn open(
+        folder: &Path,
+        clock: Clock,
+        limits: Limits,
+        min_free_bytes: u64,
+    ) -> Result<Arc<Self>, QueueError> {
+        let writer = Writer::open(folder.to_owned(), clock, limits, min_free_bytes)?;
+        let shared = Arc::clone(&writer.shared);
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let writer = thread::Builder::new()
+            .name("queue-writer".into())
+            .spawn(move || writer.run(receiver))
+            .map_err(|e| QueueError::Unavailable(e.to_string()))?;
+        Ok(Arc::new(Self { shared, commands: Some(commands), writer: Some(writer) }))
+    }
+
+    async fn ask(&self, work: Work) -> Result<Done, QueueError> {
+        let closed = || QueueError::Unavailable("the queue is closed".into());
+        let (answer, answered) = oneshot::channel();
+        let commands = self.commands.as_ref().ok_or_else(closed)?;
+        commands.send(Command { work, answer }).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    /// Reads from a snapshot.
+    async fn look<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T, QueueError> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        let shared = Arc::clone(&self.shared);
+        let read = tokio::task::spawn_blocking(move || read(&shared));
+        read.await.map_err(|e| QueueError::Unavailable(e.to_string()))?
+    }
+}
+
+impl Drop for DiskQueue {
+    /// Lets the writer finish what it has and close the file.
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has said so.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn strange() -> QueueError {
+    QueueError::Unavailable("the writer answered something else".into())
+}
+
+#[async_trait]
+impl Queue for DiskQueue {
+    fn shards(&self) -> u16 {
+        1
+    }
+
+    async fn enqueue(&self, new: Arc<Vec<New>>) -> Vec<Result<Stored, QueueError>> {
+        let count = new.len();
+        match self.ask(Work::Enqueue(new)).await {
+            Ok(Done::Enqueued(stored)) => stored,
+            Ok(_) => vec![Err(strange()); count],
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
+    async fn claim(&self, lanes: usize, page: PageLimit) -> Result<Claimed, QueueError> {
+        let Done::Claimed(granted) = self.ask(Work::Claim(lanes)).await? else { return Err(strange()) };
+        let commands = self.commands.clone();
+        let (answer, answered) = oneshot::channel();
+        let shared = Arc::clone(&self.shared);
+        // Goes on when the caller does not wait: leases that nobody gets are given back.
+        tokio::task::spawn_blocking(move || {
+            let now = shared.clock.now();
+            let claimed = shared.read().and_then(|txn| {
+                let grants = granted.leases.iter().map(|&lease| disk_read::grant(&txn, lease, page, now));
+                Ok(Claimed {
+                    lanes: grants.collect::<Result<_, _>>()?,
+                    lease: LEASE,
+                    next_due: granted.next_due.map(|due| now.until(Time(due))),
+                    news: granted.news,
+                })
+            });
+            let failed = claimed.is_err();
+            if (answer.send(claimed).is_err() || failed)
+                && let Some(commands) = commands
+            {
+                let (answer, _) = oneshot::channel();
+                let _ = commands.blocking_send(Command { work: Work::GiveBack(granted.leases), answer });
+            }
+        });
+        answered.await.map_err(|e| QueueError::Unavailable(e.to_string()))?
+    }
+
+    async fn read(
+        &self,
+        lane: Lease,
+        after: Place,
+        known_scheduled: usize,
+        page: PageLimit,
+    ) -> Result<Result<Page, LeaseLost>, QueueError> {
+        self.look(move |shared| {
+            if !shared.lanes.lock().holds(lane) {
+                return Ok(Err(LeaseLost));
+            }
+            let (txn, now) = (shared.read()?, shared.clock.now());
+            disk_read::page(&txn, lane.webhook_id, after, known_scheduled, page, now).map(Ok)
+        })
+        .await
+    }
+
+    async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {
+        match self.ask(Work::Settle(lanes)).await? {
+            Done::Settled(settled) => Ok(settled),
+            _ => Err(strange()),
+        }
+    }
+
+    async fn wake(&self, lanes: Lanes) -> Result<(), QueueError> {
+        self.ask(Work::Wake(lanes)).await.map(drop)
+    }
+
+    async fn get(&self, id: DeliveryId) -> Result<Option<Found>, QueueError> {
+        self.look(move |shared| disk_read::get(&shared.read()?, id)).await
+    }
+
+    async fn list(&self, query: Query) -> Result<Listed, QueueError> {
+        self.look(move |shared| disk_read::list(&shared.read()?, &query)).await
+    }
+
+    async fn retry(&self, id: DeliveryId) -> Result<Retried, QueueError> {
+        match self.ask(Work::Retry(id)).await? {
+            Done::Retried(retried) => Ok(retried),
+            _ => Err(strange()),
+        }
+    }
+
+    async fn ping(&self) -> Result<(), QueueError> {
+        self.look(|shared| shared.read().map(drop)).await
+    }
+}

@@ -10,9 +10,15 @@
 //! are not scheduled are *fresh*, and are read in order of place.
 //!
 //! All verbs take batches and are atomic per lane. Every backend passes the same contract suite
-//! (`tests/queue_contract.rs`); durations, not times, cross the seam: the store has the clock.
+//! (`tests/queue_contract`); durations, not times, cross the seam: the store has the clock.
 
 pub mod disk;
+mod disk_group;
+mod disk_history;
+mod disk_lanes;
+mod disk_read;
+mod disk_tables;
+mod disk_writer;
 pub mod redis;
 
 use std::{sync::Arc, time::Duration};

@@ -1,0 +1,343 @@
+//! The embedded queue's verbs that write, inside the one transaction of a group of commands. They see
+//! what the commands before them in the group did; nothing counts before the group is committed.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use common::{
+    clock::Time,
+    ids::{DeliveryId, WebhookId},
+};
+use prost::Message;
+use redb::ReadableTable;
+
+use super::{
+    Fate, Found, LaneNow, LeaseLost, Limits, New, QueueError, Release, Retried, Settle, Settled, Stored,
+    disk_lanes::{Lane, Lanes},
+    disk_tables::{
+        ASKED, Kind, Mark, PARKED, Row, Tables, account_key, at, due_at, event_key, expiry_key, first_due,
+        first16, has_fresh, id_and_time, time_of,
+    },
+};
+use crate::delivery::{Fault, Place, State};
+
+/// History that one call may trim beside twice what it adds.
+const TRIM: usize = 16;
+
+pub(super) struct Group<'t, 'l> {
+    pub tables: Tables<'t>,
+    pub lanes: &'l mut Lanes,
+    pub limits: &'l Limits,
+    pub now: Time,
+    /// Lanes' rows as they now are; written by `finish`.
+    pub(super) rows: HashMap<WebhookId, Row>,
+    /// Event ids that were noted.
+    noted: usize,
+}
+
+impl<'t, 'l> Group<'t, 'l> {
+    pub fn new(tables: Tables<'t>, lanes: &'l mut Lanes, limits: &'l Limits, now: Time) -> Self {
+        Self { tables, lanes, limits, now, rows: HashMap::new(), noted: 0 }
+    }
+
+    /// Writes what the verbs kept back.
+    pub fn finish(mut self) -> Result<(), QueueError> {
+        if self.noted > 0 {
+            self.forget_events(2 * self.noted + TRIM)?;
+        }
+        for (lane, row) in &self.rows {
+            self.tables.lanes.insert(&lane.bytes(), row.encode_to_vec().as_slice())?;
+        }
+        Ok(())
+    }
+
+    pub fn enqueue(&mut self, new: &New) -> Result<Stored, QueueError> {
+        let New { head, body, dedupe, failed } = new;
+        let (mut head, dedupe, failed) = (head.clone(), *dedupe, *failed);
+        let (id, lane, now) = (head.id(), head.webhook_id(), self.now);
+        let event = event_key(lane, &head.event_id);
+        if dedupe
+            && let Some(known) = self.tables.events.get(event.as_slice())?
+            && time_of(known.value()) > now
+        {
+            return Ok(Stored::Duplicate { id: DeliveryId::from_bytes(first16(known.value())) });
+        }
+        if dedupe {
+            let expiry = now + self.limits.dedupe_window;
+            self.tables.events.insert(event.as_slice(), &id_and_time(id, expiry))?;
+            self.tables.expiries.insert(expiry_key(expiry, &event).as_slice(), ())?;
+            self.noted += 1;
+        }
+
+        let mut row = self.take_row(lane)?;
+        if row.license_code != head.license_code {
+            self.tables.accounts.insert(account_key(&head.license_code, lane.bytes()).as_slice(), ())?;
+            row.license_code.clone_from(&head.license_code);
+        }
+        let before = Place(row.last_place);
+        let place = Place::next(before, now);
+        row.last_place = place.0;
+        head.body_bytes = body.len() as u32;
+        let bytes = u64::from(head.body_bytes);
+        let full = row.open >= self.limits.backlog_deliveries
+            || row.open_bytes.saturating_add(bytes) > self.limits.backlog_bytes;
+        let mut mark = Mark {
+            kind: Kind::Fresh,
+            asked: false,
+            place,
+            due: 0,
+            body_bytes: head.body_bytes,
+            renewed_at: head.renewed_at,
+        };
+
+        if let Some(reason) = failed.or(full.then_some(Fault::BacklogFull)) {
+            head.end(State::Failed, reason, now);
+            mark.kind = Kind::Failed;
+            self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
+            if failed.is_some() {
+                self.tables.bodies.insert(&id.bytes(), body.as_ref())?;
+            }
+            self.tables.failed.insert(&at(lane, place), &id_and_time(id, now))?;
+            row.failed += 1;
+            self.trim(lane, &mut row, TRIM)?;
+            self.rows.insert(lane, row);
+            return Ok(Stored::Ended { place, reason });
+        }
+
+        self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
+        self.tables.bodies.insert(&id.bytes(), body.as_ref())?;
+        self.tables.fresh.insert(&at(lane, place), &id.bytes())?;
+        row.open += 1;
+        row.open_bytes += bytes;
+        let alone = row.open == 1 && row.memo.is_empty();
+        self.rows.insert(lane, row);
+        Ok(Stored::New { place, before, lane: self.lane_now(lane, alone)? })
+    }
+
+    /// Who has a lane to which something was added. `alone`: it may be given to the caller.
+    fn lane_now(&mut self, lane: WebhookId, alone: bool) -> Result<LaneNow, QueueError> {
+        let known = self.lanes.get(lane);
+        if let Some(Lane::Held { fence, .. }) = known {
+            return Ok(LaneNow::Mine { fence });
+        }
+        let at = match self.stopped_until(lane)? {
+            Some(PARKED) => None,
+            Some(until) => Some(until),
+            None if alone => return Ok(LaneNow::Mine { fence: self.lanes.grant(lane) }),
+            None => Some(self.now.0),
+        };
+        // A parked lane that a caller's retry or wake has made due stays so.
+        let due = match (at, known) {
+            (Some(at), _) => self.lanes.has_work(lane, at, self.now),
+            (None, Some(Lane::Free { due })) => due <= self.now.0,
+            (None, _) => false,
+        };
+        Ok(if due { LaneNow::Due } else { LaneNow::NotNow })
+    }
+
+    pub fn settle(&mut self, settle: &Settle) -> Result<Result<(), LeaseLost>, QueueError> {
+        if !self.lanes.holds(settle.lane) {
+            return Ok(Err(LeaseLost));
+        }
+        let lane = settle.lane.webhook_id;
+        let mut row = self.take_row(lane)?;
+        let count = settle.deliveries.len();
+        for settled in &settle.deliveries {
+            self.settle_one(lane, &mut row, settled)?;
+        }
+        if let Some(memo) = &settle.memo {
+            row.memo = memo.clone();
+        }
+        self.trim(lane, &mut row, 2 * count + TRIM)?;
+        if let Some(release) = settle.release {
+            self.release(lane, &row, release)?;
+        }
+        self.rows.insert(lane, row);
+        Ok(Ok(()))
+    }
+
+    fn settle_one(&mut self, lane: WebhookId, row: &mut Row, settled: &Settled) -> Result<(), QueueError> {
+        let (mut head, fate) = (settled.head.clone(), settled.fate);
+        let id = head.id();
+        let Some(mut mark) = self.mark(id)? else { return Ok(()) };
+        // Said before, and its answer was lost.
+        if !matches!(mark.kind, Kind::Fresh | Kind::Scheduled) || head.webhook_id() != lane {
+            return Ok(());
+        }
+        let asked = mark.asked || head.renewed_at < mark.renewed_at;
+        self.unlist(lane, &mark)?;
+        let bytes = u64::from(mark.body_bytes);
+        mark.asked = false;
+        match fate {
+            Fate::Retry { .. } | Fate::Failed if asked => {
+                head.renew();
+                self.schedule(lane, id, &mut mark, ASKED)?;
+            }
+            Fate::Retry { after } => {
+                self.schedule(lane, id, &mut mark, (self.now + after).0.max(ASKED + 1))?;
+            }
+            Fate::Failed => {
+                mark.kind = Kind::Failed;
+                self.tables.failed.insert(&at(lane, mark.place), &id_and_time(id, self.now))?;
+                row.failed += 1;
+            }
+            Fate::Succeeded | Fate::Cancelled => {
+                mark.kind = Kind::Ended;
+                self.tables.bodies.remove(&id.bytes())?;
+                self.tables.ended.insert(&at(lane, mark.place), &id_and_time(id, self.now))?;
+                row.ended += 1;
+            }
+        }
+        if matches!(mark.kind, Kind::Failed | Kind::Ended) {
+            row.open = row.open.saturating_sub(1);
+            row.open_bytes = row.open_bytes.saturating_sub(bytes);
+        }
+        self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
+        Ok(())
+    }
+
+    fn release(&mut self, lane: WebhookId, row: &Row, release: Release) -> Result<(), QueueError> {
+        let woken = matches!(self.lanes.get(lane), Some(Lane::Held { woken: true, .. }));
+        let until = match release {
+            _ if woken => None,
+            Release::Free { .. } => None,
+            Release::Hold { duration } => Some((self.now + duration).0.min(PARKED - 1)),
+            Release::Park => Some(PARKED),
+        };
+        match until {
+            Some(until) => drop(self.tables.stopped.insert(&lane.bytes(), until)?),
+            None => drop(self.tables.stopped.remove(&lane.bytes())?),
+        }
+        // The index of fresh ones is exact, so what the holder knew of them need not be asked.
+        let due = if row.open == 0 { None } else { self.due(lane, until)? };
+        self.lanes.free(lane, if woken { due.map(|_| self.now.0) } else { due });
+        Ok(())
+    }
+
+    /// When a lane with open deliveries is due, given until when it is stopped.
+    pub fn due(&self, lane: WebhookId, stopped: Option<i64>) -> Result<Option<i64>, QueueError> {
+        due(&self.tables.fresh, &self.tables.scheduled, lane, stopped, self.now)
+    }
+
+    pub fn retry(&mut self, id: DeliveryId) -> Result<Retried, QueueError> {
+        let Some((mut mark, mut head)) =
+            self.tables.heads.get(&id.bytes())?.map(|value| Mark::read_all(value.value())).transpose()?
+        else {
+            return Ok(Retried::NotFound);
+        };
+        if mark.kind == Kind::Ended {
+            return Ok(Retried::Ended(head.state()));
+        }
+        let body = self.tables.bodies.get(&id.bytes())?.map(|body| Bytes::copy_from_slice(body.value()));
+        let Some(body) = body else { return Ok(Retried::NoBody) };
+        let lane = head.webhook_id();
+        let is_held = matches!(self.lanes.get(lane), Some(Lane::Held { .. }));
+        if mark.kind == Kind::Failed {
+            self.tables.failed.remove(&at(lane, mark.place))?;
+            let mut row = self.take_row(lane)?;
+            row.failed = row.failed.saturating_sub(1);
+            row.open += 1;
+            row.open_bytes += u64::from(mark.body_bytes);
+            self.rows.insert(lane, row);
+            mark.asked = false;
+        } else {
+            self.unlist(lane, &mark)?;
+            mark.asked = is_held && (mark.asked || head.renewed_at == head.attempt_count);
+        }
+        head.renew();
+        self.schedule(lane, id, &mut mark, ASKED)?;
+        self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
+        if is_held || self.stopped_until(lane)? != Some(PARKED) {
+            self.lanes.has_work(lane, self.now.0, self.now);
+        }
+        Ok(Retried::Now(Box::new(Found { head, place: mark.place, body: Some(body) })))
+    }
+
+    pub fn wake(&mut self, lane: WebhookId) -> Result<(), QueueError> {
+        let parked = self.tables.stopped.get(&lane.bytes())?.is_some_and(|until| until.value() == PARKED);
+        if parked {
+            self.tables.stopped.remove(&lane.bytes())?;
+        }
+        let has_open = match self.rows.get(&lane) {
+            Some(row) => row.open > 0,
+            None => Row::read(&self.tables.lanes, lane)?.is_some_and(|row| row.open > 0),
+        };
+        if has_open || matches!(self.lanes.get(lane), Some(Lane::Held { .. })) {
+            self.lanes.wake(lane, self.now);
+        }
+        Ok(())
+    }
+
+    pub fn wake_parked(&mut self) -> Result<(), QueueError> {
+        let mut parked = Vec::new();
+        for entry in self.tables.stopped.iter()? {
+            let (lane, until) = entry?;
+            if until.value() == PARKED {
+                parked.push(WebhookId::from_bytes(*lane.value()));
+            }
+        }
+        parked.into_iter().try_for_each(|lane| self.wake(lane))
+    }
+
+    pub(super) fn take_row(&mut self, lane: WebhookId) -> Result<Row, QueueError> {
+        match self.rows.remove(&lane) {
+            Some(row) => Ok(row),
+            None => Ok(Row::read(&self.tables.lanes, lane)?.unwrap_or_default()),
+        }
+    }
+
+    fn mark(&self, id: DeliveryId) -> Result<Option<Mark>, QueueError> {
+        self.tables.heads.get(&id.bytes())?.map(|value| Mark::read(value.value())).transpose()
+    }
+
+    /// Takes an open delivery out of its indexes.
+    fn unlist(&mut self, lane: WebhookId, mark: &Mark) -> Result<(), QueueError> {
+        if mark.kind == Kind::Fresh {
+            self.tables.fresh.remove(&at(lane, mark.place))?;
+        } else {
+            self.tables.retrying.remove(&at(lane, mark.place))?;
+            self.tables.scheduled.remove(&due_at(lane, mark.due, mark.place))?;
+        }
+        Ok(())
+    }
+
+    fn schedule(
+        &mut self,
+        lane: WebhookId,
+        id: DeliveryId,
+        mark: &mut Mark,
+        due: i64,
+    ) -> Result<(), QueueError> {
+        mark.kind = Kind::Scheduled;
+        mark.due = due;
+        self.tables.retrying.insert(&at(lane, mark.place), &id.bytes())?;
+        self.tables.scheduled.insert(&due_at(lane, due, mark.place), &id.bytes())?;
+        Ok(())
+    }
+
+    /// Until when a lane is stopped (ms, or `PARKED`).
+    pub(super) fn stopped_until(&self, lane: WebhookId) -> Result<Option<i64>, QueueError> {
+        let until = self.tables.stopped.get(&lane.bytes())?.map(|until| until.value());
+        Ok(until.filter(|&until| until > self.now.0))
+    }
+}
+
+/// When a lane with open deliveries is due (ms), given until when it is stopped; a caller's retry goes
+/// past a hold.
+pub(super) fn due(
+    fresh: &impl ReadableTable<&'static [u8; 24], &'static [u8; 16]>,
+    scheduled: &impl ReadableTable<&'static [u8; 32], &'static [u8; 16]>,
+    lane: WebhookId,
+    stopped: Option<i64>,
+    now: Time,
+) -> Result<Option<i64>, QueueError> {
+    let first = first_due(scheduled, lane)?;
+    Ok(match stopped {
+        Some(PARKED) => None,
+        _ if first == Some(ASKED) => Some(now.0),
+        Some(until) if has_fresh(fresh, lane)? => Some(until),
+        Some(until) => first.map(|due| due.max(until)),
+        None if has_fresh(fresh, lane)? => Some(now.0),
+        None => first,
+    })
+}

@@ -1,0 +1,313 @@
+//! The embedded queue's tables: their keys, which sort as they are read, and their values.
+
+use bytes::Bytes;
+use common::{
+    clock::Time,
+    ids::{DeliveryId, WebhookId},
+};
+use prost::Message;
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
+
+use super::QueueError;
+use crate::delivery::{Head, Place};
+
+pub(super) type ById<V> = TableDefinition<'static, &'static [u8; 16], V>;
+pub(super) type ByPlace<V> = TableDefinition<'static, &'static [u8; 24], V>;
+
+pub(super) const HEADS: ById<&[u8]> = ById::new("heads");
+pub(super) const BODIES: ById<&[u8]> = ById::new("bodies");
+pub(super) const FRESH: ByPlace<&[u8; 16]> = ByPlace::new("fresh");
+pub(super) const RETRYING: ByPlace<&[u8; 16]> = ByPlace::new("retrying");
+pub(super) const SCHEDULED: TableDefinition<&[u8; 32], &[u8; 16]> = TableDefinition::new("scheduled");
+pub(super) const ENDED: ByPlace<&[u8; 24]> = ByPlace::new("ended");
+pub(super) const FAILED: ByPlace<&[u8; 24]> = ByPlace::new("failed");
+pub(super) const EVENTS: TableDefinition<&[u8], &[u8; 24]> = TableDefinition::new("events");
+pub(super) const EXPIRIES: TableDefinition<&[u8], ()> = TableDefinition::new("expiries");
+pub(super) const LANES: ById<&[u8]> = ById::new("lanes");
+pub(super) const STOPPED: ById<i64> = ById::new("stopped");
+pub(super) const ACCOUNTS: TableDefinition<&[u8], ()> = TableDefinition::new("accounts");
+pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+
+/// In `STOPPED`: parked, rather than on hold until a time.
+pub(super) const PARKED: i64 = i64::MAX;
+
+/// In `SCHEDULED`: asked for by a caller, so before all that have a time.
+pub(super) const ASKED: i64 = 0;
+
+/// All tables, open for writing.
+pub(super) struct Tables<'t> {
+    pub heads: Table<'t, &'static [u8; 16], &'static [u8]>,
+    pub bodies: Table<'t, &'static [u8; 16], &'static [u8]>,
+    pub fresh: Table<'t, &'static [u8; 24], &'static [u8; 16]>,
+    pub retrying: Table<'t, &'static [u8; 24], &'static [u8; 16]>,
+    pub scheduled: Table<'t, &'static [u8; 32], &'static [u8; 16]>,
+    pub ended: Table<'t, &'static [u8; 24], &'static [u8; 24]>,
+    pub failed: Table<'t, &'static [u8; 24], &'static [u8; 24]>,
+    pub events: Table<'t, &'static [u8], &'static [u8; 24]>,
+    pub expiries: Table<'t, &'static [u8], ()>,
+    pub lanes: Table<'t, &'static [u8; 16], &'static [u8]>,
+    pub stopped: Table<'t, &'static [u8; 16], i64>,
+    pub accounts: Table<'t, &'static [u8], ()>,
+}
+
+impl<'t> Tables<'t> {
+    pub fn open(txn: &'t WriteTransaction) -> Result<Self, TableError> {
+        Ok(Self {
+            heads: txn.open_table(HEADS)?,
+            bodies: txn.open_table(BODIES)?,
+            fresh: txn.open_table(FRESH)?,
+            retrying: txn.open_table(RETRYING)?,
+            scheduled: txn.open_table(SCHEDULED)?,
+            ended: txn.open_table(ENDED)?,
+            failed: txn.open_table(FAILED)?,
+            events: txn.open_table(EVENTS)?,
+            expiries: txn.open_table(EXPIRIES)?,
+            lanes: txn.open_table(LANES)?,
+            stopped: txn.open_table(STOPPED)?,
+            accounts: txn.open_table(ACCOUNTS)?,
+        })
+    }
+}
+
+/// What stands of a lane in `LANES`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Row {
+    #[prost(string, tag = "1")]
+    pub license_code: String,
+    #[prost(uint64, tag = "2")]
+    pub last_place: u64,
+    #[prost(uint64, tag = "3")]
+    pub open: u64,
+    #[prost(uint64, tag = "4")]
+    pub open_bytes: u64,
+    /// SUCCEEDED and CANCELLED.
+    #[prost(uint64, tag = "5")]
+    pub ended: u64,
+    #[prost(uint64, tag = "6")]
+    pub failed: u64,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub memo: Bytes,
+}
+
+impl Row {
+    pub fn read(
+        table: &impl ReadableTable<&'static [u8; 16], &'static [u8]>,
+        lane: WebhookId,
+    ) -> Result<Option<Self>, QueueError> {
+        match table.get(&lane.bytes())? {
+            Some(value) => Self::decode(value.value()).map(Some).map_err(|e| damaged("a lane", e)),
+            None => Ok(None),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Fresh = 0,
+    Scheduled = 1,
+    Ended = 2,
+    Failed = 3,
+}
+
+/// What stands before a head in `HEADS`: where the delivery is among the indexes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    pub kind: Kind,
+    /// Asked for again, and the head alone cannot tell whether the attempt that ends next began
+    /// before that.
+    pub asked: bool,
+    pub place: Place,
+    /// The time in its `SCHEDULED` key.
+    pub due: i64,
+    pub body_bytes: u32,
+    pub renewed_at: u32,
+}
+
+const MARK: usize = 26;
+
+impl Mark {
+    pub fn with(self, head: &Head) -> Vec<u8> {
+        let mut value = Vec::with_capacity(MARK + 256);
+        value.push(self.kind as u8);
+        value.push(u8::from(self.asked));
+        value.extend(self.place.0.to_be_bytes());
+        value.extend(self.due.to_be_bytes());
+        value.extend(self.body_bytes.to_be_bytes());
+        value.extend(head.renewed_at.to_be_bytes());
+        // Cannot fail: a Vec grows.
+        let _ = head.encode(&mut value);
+        value
+    }
+
+    pub fn read(value: &[u8]) -> Result<Self, QueueError> {
+        let short = || QueueError::Damaged("a delivery's record is cut short".into());
+        let number =
+            |from: usize| value.get(from..from + 8).and_then(|b| b.try_into().ok()).ok_or_else(short);
+        let small = |from: usize| value.get(from..from + 4).and_then(|b| b.try_into().ok()).ok_or_else(short);
+        let kind = match value.first() {
+            Some(0) => Kind::Fresh,
+            Some(1) => Kind::Scheduled,
+            Some(2) => Kind::Ended,
+            Some(3) => Kind::Failed,
+            _ => return Err(short()),
+        };
+        Ok(Self {
+            kind,
+            asked: value.get(1) == Some(&1),
+            place: Place(u64::from_be_bytes(number(2)?)),
+            due: i64::from_be_bytes(number(10)?),
+            body_bytes: u32::from_be_bytes(small(18)?),
+            renewed_at: u32::from_be_bytes(small(22)?),
+        })
+    }
+
+    pub fn read_all(value: &[u8]) -> Result<(Self, Head), QueueError> {
+        let mark = Self::read(value)?;
+        let head =
+            Head::decode(value.get(MARK..).unwrap_or_default()).map_err(|e| damaged("a delivery", e))?;
+        Ok((mark, head))
+    }
+}
+
+pub(super) fn at(lane: WebhookId, place: Place) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(&lane.bytes());
+    key[16..].copy_from_slice(&place.0.to_be_bytes());
+    key
+}
+
+/// The first and the last key of a lane's places from `from` on.
+pub(super) fn places(lane: WebhookId, from: Place) -> ([u8; 24], [u8; 24]) {
+    (at(lane, from), at(lane, Place(u64::MAX)))
+}
+
+/// The first and the last key of a lane's schedule.
+pub(super) fn schedule(lane: WebhookId) -> ([u8; 32], [u8; 32]) {
+    (due_at(lane, 0, Place(0)), due_at(lane, i64::MAX, Place(u64::MAX)))
+}
+
+pub(super) fn place_of(key: &[u8; 24]) -> Place {
+    let mut place = [0; 8];
+    place.copy_from_slice(&key[16..]);
+    Place(u64::from_be_bytes(place))
+}
+
+pub(super) fn due_at(lane: WebhookId, due: i64, place: Place) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(&lane.bytes());
+    key[16..24].copy_from_slice(&due.max(0).to_be_bytes());
+    key[24..].copy_from_slice(&place.0.to_be_bytes());
+    key
+}
+
+pub(super) fn due_of(key: &[u8; 32]) -> i64 {
+    let mut due = [0; 8];
+    due.copy_from_slice(&key[16..24]);
+    i64::from_be_bytes(due)
+}
+
+/// The first 16 bytes of a longer key or value.
+pub(super) fn first16(bytes: &[u8]) -> [u8; 16] {
+    bytes.get(..16).and_then(|b| b.try_into().ok()).unwrap_or_default()
+}
+
+/// The values of `ENDED`, `FAILED` and `EVENTS`: an id, and when it ended or is forgotten.
+pub(super) fn id_and_time(id: DeliveryId, time: Time) -> [u8; 24] {
+    let mut value = [0; 24];
+    value[..16].copy_from_slice(&id.bytes());
+    value[16..].copy_from_slice(&time.0.to_be_bytes());
+    value
+}
+
+pub(super) fn time_of(value: &[u8; 24]) -> Time {
+    let mut time = [0; 8];
+    time.copy_from_slice(&value[16..]);
+    Time(i64::from_be_bytes(time))
+}
+
+pub(super) fn event_key(lane: WebhookId, event_id: &str) -> Vec<u8> {
+    [&lane.bytes(), event_id.as_bytes()].concat()
+}
+
+pub(super) fn expiry_key(expiry: Time, event: &[u8]) -> Vec<u8> {
+    [&expiry.0.to_be_bytes(), event].concat()
+}
+
+pub(super) fn account_key(license_code: &str, lane: [u8; 16]) -> Vec<u8> {
+    [&(license_code.len() as u32).to_be_bytes(), license_code.as_bytes(), &lane].concat()
+}
+
+/// The earliest time in a lane's schedule.
+pub(super) fn first_due(
+    scheduled: &impl ReadableTable<&'static [u8; 32], &'static [u8; 16]>,
+    lane: WebhookId,
+) -> Result<Option<i64>, QueueError> {
+    let (from, to) = schedule(lane);
+    Ok(scheduled.range::<&[u8; 32]>(&from..=&to)?.next().transpose()?.map(|(key, _)| due_of(key.value())))
+}
+
+/// Whether a lane has fresh deliveries.
+pub(super) fn has_fresh(
+    fresh: &impl ReadableTable<&'static [u8; 24], &'static [u8; 16]>,
+    lane: WebhookId,
+) -> Result<bool, QueueError> {
+    let (from, to) = places(lane, Place(0));
+    Ok(fresh.range::<&[u8; 24]>(&from..=&to)?.next().transpose()?.is_some())
+}
+
+/// Every lane with open deliveries, found by leaping from lane to lane.
+pub(super) fn open_lanes(txn: &ReadTransaction) -> Result<Vec<WebhookId>, QueueError> {
+    let mut lanes = Vec::new();
+    for table in [FRESH, RETRYING] {
+        let table = txn.open_table(table)?;
+        let mut from = Some([0; 16]);
+        while let Some(lane) = from {
+            let key = at(WebhookId::from_bytes(lane), Place(0));
+            let Some(next) = table.range::<&[u8; 24]>(&key..)?.next().transpose()? else { break };
+            let lane = first16(next.0.value());
+            lanes.push(WebhookId::from_bytes(lane));
+            from = u128::from_be_bytes(lane).checked_add(1).map(u128::to_be_bytes);
+        }
+    }
+    lanes.sort_unstable();
+    lanes.dedup();
+    Ok(lanes)
+}
+
+fn damaged(what: &str, error: prost::DecodeError) -> QueueError {
+    QueueError::Damaged(format!("{what} cannot be read: {error}"))
+}
+
+impl From<redb::Error> for QueueError {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            redb::Error::Corrupted(reason) => Self::Damaged(reason),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}
+
+impl From<redb::StorageError> for QueueError {
+    fn from(error: redb::StorageError) -> Self {
+        redb::Error::from(error).into()
+    }
+}
+
+impl From<redb::TableError> for QueueError {
+    fn from(error: redb::TableError) -> Self {
+        redb::Error::from(error).into()
+    }
+}
+
+impl From<redb::TransactionError> for QueueError {
+    fn from(error: redb::TransactionError) -> Self {
+        redb::Error::from(error).into()
+    }
+}
+
+impl From<redb::CommitError> for QueueError {
+    fn from(error: redb::CommitError) -> Self {
+        redb::Error::from(error).into()
+    }
+}

@@ -1,0 +1,52 @@
+//! The embedded backend, with a clock by hand. A crash is a copy of its file as the disk has it,
+//! without the goodbye of the process that wrote it.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use common::clock::{Clock, Time};
+use delivery_service::queue::{Limits, Queue, disk::DiskQueue};
+use parking_lot::Mutex;
+use tempfile::TempDir;
+
+use crate::bench::Backend;
+
+pub struct Disk {
+    folder: Mutex<TempDir>,
+    clock: Clock,
+    limits: Limits,
+}
+
+impl Disk {
+    fn open_here(&self) -> Arc<dyn Queue> {
+        let folder = self.folder.lock();
+        DiskQueue::open(folder.path(), self.clock.clone(), self.limits.clone(), 0).unwrap()
+    }
+}
+
+#[async_trait]
+impl Backend for Disk {
+    const HOLDERS: usize = 1;
+
+    async fn start(limits: Limits) -> Self {
+        let folder = Mutex::new(tempfile::tempdir().unwrap());
+        Self { folder, clock: Clock::by_hand(Time(1_800_000_000_000)), limits }
+    }
+
+    async fn open(&self) -> Arc<dyn Queue> {
+        self.open_here()
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    async fn crash(&self, queue: Arc<dyn Queue>) -> Arc<dyn Queue> {
+        let copy = tempfile::tempdir().unwrap();
+        let file = |folder: &TempDir| folder.path().join("queue.redb");
+        std::fs::copy(file(&self.folder.lock()), file(&copy)).unwrap();
+        drop(queue);
+        *self.folder.lock() = copy;
+        self.open_here()
+    }
+}
