@@ -1,4 +1,7 @@
 //! Owns webhooks and accounts, and feeds their routes to delivery-service.
+//!
+//! `start` opens the store, binds, and serves until told to stop; whether it is ready follows the
+//! store. The binary `config-service` and `hookline` run it.
 
 pub mod accounts;
 pub mod catalog;
@@ -7,14 +10,86 @@ pub mod store;
 pub mod validate;
 pub mod webhooks;
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use common::status;
+use anyhow::Context;
+use common::{
+    address::Rules,
+    clock::Clock,
+    disk,
+    service::{self, MAX_REQUEST, Services, Started},
+    settings::{self, Secret},
+    status,
+};
+use proto::v1::{
+    account_service_server::AccountServiceServer, event_catalog_service_server::EventCatalogServiceServer,
+    webhook_service_server::WebhookServiceServer,
+};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::store::StoreError;
+use crate::{
+    accounts::Accounts,
+    catalog::Catalog,
+    store::{LOG_KEPT, Store, StoreError, disk::DiskStore},
+    webhooks::Webhooks,
+};
 
-/// What a caller hears of a store that fails.
+/// What the service is told, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it listens; port 0 takes any free one.
+    pub listen: SocketAddr,
+    pub store: settings::Store,
+    /// What callers of RouteService show; none: it is open, which settings allow on loopback alone.
+    pub route_token: Option<Secret>,
+    /// Where webhooks may post to.
+    pub egress: Rules,
+}
+
+/// Serves until `stop` is cancelled.
+pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Started> {
+    let clock = Clock::System;
+    let store = open(&settings.store, &clock).await?;
+    let rules = Arc::new(settings.egress);
+    let webhooks = Webhooks::new(store.clone(), rules, clock.clone());
+    let accounts = Accounts::new(store.clone(), clock);
+    let services = Services::default()
+        .with(WebhookServiceServer::new(webhooks).max_decoding_message_size(MAX_REQUEST))
+        .with(AccountServiceServer::new(accounts).max_decoding_message_size(MAX_REQUEST))
+        .with(EventCatalogServiceServer::new(Catalog).max_decoding_message_size(MAX_REQUEST));
+    let ready = service::ready_when(
+        move || {
+            let store = store.clone();
+            async move { store.ping().await.is_ok() }
+        },
+        stop.clone(),
+    );
+    let Started { address, done } = service::serve(settings.listen, services, ready, stop).await?;
+    let done = tokio::spawn(async move {
+        let ended = done.await?;
+        tracing::info!("config-service stopped");
+        ended
+    });
+    Ok(Started { address, done })
+}
+
+async fn open(store: &settings::Store, clock: &Clock) -> anyhow::Result<Arc<dyn Store>> {
+    match store {
+        settings::Store::Disk(folder) => {
+            let (folder, now) = (folder.join("config-service"), clock.now());
+            let opened = spawn_blocking(move || {
+                let database = disk::open(&folder, "webhooks.redb")?;
+                anyhow::Ok(DiskStore::new(database, now, LOG_KEPT)?)
+            });
+            Ok(Arc::new(opened.await?.context("cannot open the embedded store")?))
+        }
+        settings::Store::Redis(_) => anyhow::bail!("Redis is not supported yet: leave out --redis-url"),
+    }
+}
+
+/// What a caller hears of a store that fails; the cause is in the log.
 fn unavailable(error: StoreError) -> Status {
     match error {
         StoreError::Unavailable(cause) => {

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How often a change is tried anew that another one came before, when the caller named no etag.
-const TRIES: usize = 10;
+const TRIES: usize = 64;
 
 /// Serves webhooks from a store.
 pub struct Webhooks {
