@@ -34,11 +34,15 @@ where
     }))
 }
 
-/// Asks the service at `address` for its health, as `--check-health` does: 0 when it is ready.
-pub fn check_health(args: &ProcessArgs, address: SocketAddr) -> ExitCode {
+/// Asks the services at `addresses` for their health, as `--check-health` does: 0 when all are ready.
+pub fn check_health(args: &ProcessArgs, addresses: &[SocketAddr]) -> ExitCode {
     telemetry::start(args);
     exit_code(within_runtime(async {
-        timeout(HEALTH, health(address)).await.with_context(|| format!("{address} does not answer"))?
+        for address in addresses {
+            let answer = timeout(HEALTH, health(*address)).await;
+            answer.with_context(|| format!("{address} does not answer"))??;
+        }
+        Ok(())
     }))
 }
 

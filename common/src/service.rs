@@ -22,7 +22,7 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::util::MapFutureLayer;
 
-use crate::status;
+use crate::{address::Rules, settings::Store, status};
 
 /// A request at most, in bytes; each service sets it (`max_decoding_message_size`).
 pub const MAX_REQUEST: usize = 4 << 20;
@@ -52,6 +52,17 @@ impl Started {
     pub async fn finished(self) -> anyhow::Result<()> {
         self.done.await?
     }
+}
+
+/// The one line of a start: who listens where, on which store, and whether in development mode.
+pub fn announce(service: &str, started: &Started, store: &Store, egress: &Rules) {
+    tracing::info!(
+        address = %started.address,
+        version = env!("CARGO_PKG_VERSION"),
+        %store,
+        development = egress.development,
+        "{service} listens"
+    );
 }
 
 /// The gRPC services of one listener, without health and reflection, which every one has.
@@ -115,7 +126,7 @@ pub async fn serve(
         let mut serving = tokio::spawn(serving);
         tokio::select! {
             ended = &mut serving => return Ok(ended??),
-            () = follow(ready, &reporter, &names, &stop) => {}
+            () = follow(address, ready, &reporter, &names, &stop) => {}
         }
         report(&reporter, &names, false).await;
         closing.cancel();
@@ -154,6 +165,7 @@ where
 
 /// Tells health what `ready` says, until `stop`.
 async fn follow(
+    address: SocketAddr,
     mut ready: watch::Receiver<bool>,
     reporter: &HealthReporter,
     names: &[&'static str],
@@ -162,7 +174,7 @@ async fn follow(
     let following = async {
         loop {
             let is_ready = *ready.borrow_and_update();
-            tracing::info!(services = ?names, "{}", if is_ready { "ready" } else { "not ready" });
+            tracing::info!(%address, "{}", if is_ready { "ready" } else { "not ready" });
             report(reporter, names, is_ready).await;
             if ready.changed().await.is_err() {
                 // Nobody looks any more: what was last seen stands.

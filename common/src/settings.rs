@@ -107,7 +107,7 @@ pub struct ProcessArgs {
     #[arg(long, env = "HOOKLINE_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// Ask the running service at this process' address whether it is ready; exit with 0 or 1
+    /// Ask what runs with the same addresses whether it is ready, and exit with 0 or 1
     #[arg(long)]
     pub check_health: bool,
 }
