@@ -14,8 +14,8 @@ use tokio::{
 use super::{
     Account, Change, Changes, Created, Deleted, Record, Request, Store, StoreError, Updated, decode_record,
     tables::{
-        self, ACCOUNT, ACCOUNTS, BY_ACCOUNT, CHANGES, DELETED, STATE, WEBHOOKS, Write, beyond, changed, find,
-        find_account, key, number,
+        self, ACCOUNT, ACCOUNTS, BY_ACCOUNT, CHANGES, DELETED, STATE, WEBHOOKS, Write, account, beyond,
+        changed, find, find_account, key, number,
     },
 };
 
@@ -247,10 +247,6 @@ impl Store for DiskStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.revision().await.map(|_| ())
     }
-}
-
-fn account(license_code: &str, secret_key: &str, create_time: Time) -> Account {
-    Account { license_code: license_code.to_owned(), secret_key: secret_key.to_owned(), create_time }
 }
 
 fn stopped(_: impl std::error::Error) -> StoreError {

@@ -10,6 +10,7 @@
 
 pub mod disk;
 pub mod redis;
+mod scripts;
 mod tables;
 
 use std::{fmt, time::Duration};
@@ -203,16 +204,6 @@ struct StoredRecord {
     signing_keys: Vec<v1::SigningKey>,
 }
 
-/// An account in bytes.
-#[derive(Clone, PartialEq, Message)]
-struct StoredAccount {
-    #[prost(string, tag = "1")]
-    secret_key: String,
-    /// Milliseconds since 1970.
-    #[prost(int64, tag = "2")]
-    create_time: i64,
-}
-
 fn encode_record(record: &Record) -> Vec<u8> {
     let stored =
         StoredRecord { webhook: Some(record.webhook.clone()), signing_keys: record.signing_keys.clone() };
@@ -223,18 +214,4 @@ fn decode_record(bytes: &[u8], revision: u64) -> Result<Record, StoreError> {
     let stored = StoredRecord::decode(bytes).map_err(|_| StoreError::Damaged("a webhook".into()))?;
     let webhook = stored.webhook.ok_or_else(|| StoreError::Damaged("an empty webhook".into()))?;
     Ok(Record { webhook, signing_keys: stored.signing_keys, revision })
-}
-
-fn encode_account(account: &Account) -> Vec<u8> {
-    StoredAccount { secret_key: account.secret_key.clone(), create_time: account.create_time.0 }
-        .encode_to_vec()
-}
-
-fn decode_account(license_code: &str, bytes: &[u8]) -> Result<Account, StoreError> {
-    let stored = StoredAccount::decode(bytes).map_err(|_| StoreError::Damaged("an account".into()))?;
-    Ok(Account {
-        license_code: license_code.to_owned(),
-        secret_key: stored.secret_key,
-        create_time: Time(stored.create_time),
-    })
 }

@@ -5,7 +5,7 @@
 //! | state         | "version", "revision", "floor"          | number; the log holds what is after `floor`   |
 //! | webhooks      | id                                      | revision, StoredRecord                        |
 //! | by_account    | license code, id                        |                                               |
-//! | accounts      | license code                            | StoredAccount                                 |
+//! | accounts      | license code                            | created at (ms), secret key                   |
 //! | changes       | revision                                | kind, id or license code                      |
 //! | requests      | license code, request id                | made at, revision, fingerprint, StoredRecord  |
 //! | request_times | made at (ms), license code, request id  |                                               |
@@ -14,14 +14,13 @@ use common::{clock::Time, ids::WebhookId};
 use redb::{ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 
 use super::{
-    Account, Changed, Created, REQUEST_ID_KEPT, Record, Request, StoreError, decode_account, decode_record,
-    encode_account, encode_record,
+    Account, Changed, Created, REQUEST_ID_KEPT, Record, Request, StoreError, decode_record, encode_record,
 };
 
 pub const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
 pub const WEBHOOKS: TableDefinition<u128, (u64, &[u8])> = TableDefinition::new("webhooks");
 pub const BY_ACCOUNT: TableDefinition<(&str, u128), ()> = TableDefinition::new("by_account");
-pub const ACCOUNTS: TableDefinition<&str, &[u8]> = TableDefinition::new("accounts");
+pub const ACCOUNTS: TableDefinition<&str, (i64, &str)> = TableDefinition::new("accounts");
 pub const CHANGES: TableDefinition<u64, (u8, &[u8])> = TableDefinition::new("changes");
 const REQUESTS: TableDefinition<(&str, &str), (i64, u64, &[u8], &[u8])> = TableDefinition::new("requests");
 const REQUEST_TIMES: TableDefinition<(i64, &str, &str), ()> = TableDefinition::new("request_times");
@@ -73,8 +72,8 @@ impl<'a> Write<'a> {
     }
 
     pub fn put_account(&mut self, account: &Account) -> Result<(), StoreError> {
-        let bytes = encode_account(account);
-        self.tx.open_table(ACCOUNTS)?.insert(account.license_code.as_str(), bytes.as_slice())?;
+        let value = (account.create_time.0, account.secret_key.as_str());
+        self.tx.open_table(ACCOUNTS)?.insert(account.license_code.as_str(), value)?;
         self.dirty = true;
         Ok(())
     }
@@ -156,11 +155,14 @@ pub fn find(
 }
 
 pub fn find_account(
-    accounts: &impl ReadableTable<&'static str, &'static [u8]>,
+    accounts: &impl ReadableTable<&'static str, (i64, &'static str)>,
     license_code: &str,
 ) -> Result<Option<Account>, StoreError> {
     let found = accounts.get(license_code)?;
-    found.map(|bytes| decode_account(license_code, bytes.value())).transpose()
+    Ok(found.map(|found| {
+        let (create_time, secret_key) = found.value();
+        account(license_code, secret_key, Time(create_time))
+    }))
 }
 
 fn first(
@@ -181,6 +183,10 @@ pub fn changed(kind: u8, name: &[u8]) -> Result<Changed, StoreError> {
         ACCOUNT => String::from_utf8(name.to_vec()).map(Changed::Account).map_err(|_| damaged()),
         _ => Err(damaged()),
     }
+}
+
+pub fn account(license_code: &str, secret_key: &str, create_time: Time) -> Account {
+    Account { license_code: license_code.to_owned(), secret_key: secret_key.to_owned(), create_time }
 }
 
 pub fn key(id: WebhookId) -> u128 {

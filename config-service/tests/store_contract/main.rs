@@ -1,6 +1,12 @@
 //! What every store promises, run on each backend: embedded, one Redis server, a Redis Cluster of three.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot go on has failed")]
+
 mod embedded;
+mod redis_store;
+#[allow(dead_code, reason = "shared with the scenarios, which use more of it")]
+#[path = "../../../tests/src/redis.rs"]
+mod servers;
 
 use std::{collections::HashSet, sync::Arc};
 
