@@ -252,3 +252,8 @@ impl DeliveryService for Deliveries {
         Err(status::not_built_yet("GetWebhookStatus"))
     }
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod trials;
