@@ -2,11 +2,9 @@
 //! and is bound to the request that it continues: damaged, or with another request, it is refused.
 //! It is no secret and no authority: whoever holds one sees what the request itself may see. Pure.
 
+use crate::status::Violations;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
-use tonic::Status;
-
-use crate::status::{self, Violations};
 
 /// Items on a page when the request does not say.
 pub const DEFAULT_SIZE: usize = 100;
@@ -40,8 +38,8 @@ pub fn cursor(token: &str, request: &[u8]) -> Result<Vec<u8>, BadToken> {
 }
 
 /// Where a request's list goes on: nothing for the first page.
-pub fn start(page_token: &str, request: &[u8]) -> Result<Option<Vec<u8>>, Status> {
-    if page_token.is_empty() { Ok(None) } else { Ok(Some(cursor(page_token, request)?)) }
+pub fn start(page_token: &str, request: &[u8]) -> Result<Option<Vec<u8>>, BadToken> {
+    if page_token.is_empty() { Ok(None) } else { cursor(page_token, request).map(Some) }
 }
 
 /// Items to put on the page; what is wrong with the number goes to `page_size` of `violations`.
@@ -57,19 +55,6 @@ pub fn size(requested: i32, violations: &mut Violations) -> usize {
             violations.add("page_size", "must not be negative");
             DEFAULT_SIZE
         }
-    }
-}
-
-/// As [`size`], for requests that check nothing else.
-pub fn page_size(requested: i32) -> Result<usize, Status> {
-    let mut violations = Violations::default();
-    let size = size(requested, &mut violations);
-    violations.check().map(|()| size)
-}
-
-impl From<BadToken> for Status {
-    fn from(bad: BadToken) -> Status {
-        status::invalid("page_token", bad.to_string())
     }
 }
 
@@ -115,16 +100,18 @@ mod tests {
         for text in ["", "x", "AQ", "AQAAAAAAAAA", &format!("{whole}A"), &"A".repeat(10_000)] {
             assert_eq!(cursor(text, b"request"), Err(BadToken), "{text}");
         }
-        assert_eq!(start("", b"request").unwrap(), None);
-        assert_eq!(start("x", b"request").unwrap_err().code(), tonic::Code::InvalidArgument);
+        assert_eq!(start("", b"request"), Ok(None));
+        assert_eq!(start("x", b"request"), Err(BadToken));
     }
 
     #[test]
     fn page_sizes_have_a_default_and_a_limit() {
-        for (requested, size) in
-            [(0, Some(100)), (1, Some(1)), (1_000, Some(1_000)), (1_001, None), (-1, None)]
+        for (requested, expected, fine) in
+            [(0, 100, true), (1, 1, true), (1_000, 1_000, true), (1_001, 1_000, false), (-1, 100, false)]
         {
-            assert_eq!(page_size(requested).ok(), size, "{requested}");
+            let mut violations = Violations::default();
+            assert_eq!(size(requested, &mut violations), expected, "{requested}");
+            assert_eq!(violations.is_empty(), fine, "{requested}");
         }
     }
 }

@@ -6,6 +6,8 @@ use std::{collections::HashMap, fmt::Display, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use crate::page::BadToken;
+
 const DOMAIN: &str = "hookline";
 
 /// What is wrong with a request, field by field. Paths start at the request (`webhook.post_url`).
@@ -43,6 +45,13 @@ impl From<Violations> for Status {
         let mut details = info("INVALID_ARGUMENT");
         details.set_bad_request(violations.0);
         Status::with_error_details(Code::InvalidArgument, message, details)
+    }
+}
+
+/// A page token is an argument like any other.
+impl From<BadToken> for Status {
+    fn from(bad: BadToken) -> Status {
+        invalid("page_token", bad.to_string())
     }
 }
 
