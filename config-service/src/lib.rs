@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod catalog;
 pub mod mask;
+pub mod routes;
 pub mod store;
 pub mod validate;
 pub mod webhooks;
