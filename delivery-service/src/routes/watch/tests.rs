@@ -13,7 +13,10 @@ use tokio::{
     sync::{mpsc::UnboundedSender, oneshot},
 };
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
-use tonic::{Request, Response, transport::Server};
+use tonic::{
+    Request, Response,
+    transport::{Identity, Server, ServerTlsConfig},
+};
 
 use super::*;
 use crate::routes::disable::Disabling;
@@ -68,12 +71,16 @@ impl RouteService for Played {
 
 impl Config {
     async fn start() -> Self {
+        Self::serve(Server::builder()).await
+    }
+
+    async fn serve(mut server: Server) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (calls, called) = mpsc::unbounded_channel();
         let (disables, disabled) = mpsc::unbounded_channel();
         let service = RouteServiceServer::new(Played { calls, disables });
-        let serving = Server::builder().add_service(service);
+        let serving = server.add_service(service);
         tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
         Self { address, calls: called, disables: disabled }
     }
@@ -301,6 +308,26 @@ async fn a_webhook_is_turned_off_by_asking_until_it_is_answered() {
     assert!(!disabling.is_asked(id(2)), "NOT_FOUND is an answer");
     answer.send(Ok(true)).unwrap();
     stop.cancel();
+}
+
+#[tokio::test]
+async fn over_https_config_service_is_checked_before_it_gets_the_token() {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let pem = own.cert.pem();
+    let identity = Identity::from_pem(&pem, own.signing_key.serialize_pem());
+    let tls = ServerTlsConfig::new().identity(identity);
+    let mut config = Config::serve(Server::builder().tls_config(tls).unwrap()).await;
+    let url = format!("https://localhost:{}", config.address.port());
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+    for ca in [None, Some(other.as_bytes())] {
+        let refused = Upstream::new(&url, Some("t0ken"), ca).unwrap().client().await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(refused.message().contains("certificate"), "{}", refused.message());
+    }
+    let upstream = Upstream::new(&url, Some("t0ken"), Some(pem.as_bytes())).unwrap();
+    let table = Arc::new(Table::default());
+    let _changes = start(upstream, table, CancellationToken::new());
+    assert_eq!(config.call().await.authorization.as_deref(), Some("Bearer t0ken"));
 }
 
 #[test]
