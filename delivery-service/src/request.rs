@@ -3,6 +3,8 @@
 //! Everything but the body is made anew for each attempt, from the route as it is then. `mask` is
 //! how a request is shown to people: no credential, secret or signature in it.
 
+use std::io::Write;
+
 use bytes::Bytes;
 use common::clock::Time;
 use http::{
@@ -25,14 +27,19 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 const XML: HeaderValue = HeaderValue::from_static("application/xml; charset=utf-8");
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-static EVENT_ID: HeaderName = HeaderName::from_static("x-event-id");
-static FEEDBACK_ID: HeaderName = HeaderName::from_static("x-event-feedback-id");
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-/// How many headers there are at most beside the webhook's own.
+/// The headers whose values are written anew for each attempt, in this order.
+static WRITTEN: [HeaderName; 6] = [
+    HeaderName::from_static("webhook-id"),
+    HeaderName::from_static("webhook-timestamp"),
+    HeaderName::from_static("webhook-signature"),
+    HeaderName::from_static("x-event-id"),
+    HeaderName::from_static("x-event-feedback-id"),
+    HeaderName::from_static("traceparent"),
+];
+
+/// How many headers there are at most beside the webhook's own, and `host`, which the sender adds.
 const OURS: usize = 11;
 
 /// The request of an attempt that starts `now`. Its content-length is left to the client.
@@ -40,34 +47,7 @@ pub fn build(route: &Route, head: &Head, body: Bytes, now: Time) -> Request {
     let mut headers = HeaderMap::with_capacity(OURS + route.headers.len());
     headers.insert(CONTENT_TYPE, if head.xml { XML } else { JSON });
     headers.insert(USER_AGENT, AGENT);
-    let mut digits = [0; 32];
-    // Cannot fail: 16 bytes are 32 digits, and digits are a header's value.
-    let _ = hex::encode_to_slice(head.id().bytes(), &mut digits);
-    let id = std::str::from_utf8(&digits).unwrap_or_default();
-    if let Ok(value) = HeaderValue::from_str(id) {
-        headers.insert(REQUEST_ID.clone(), value.clone());
-        headers.insert(WEBHOOK_ID.clone(), value);
-    }
-    let timestamp = HeaderValue::from(now.seconds());
-    let signed = timestamp.to_str().unwrap_or_default();
-    let signature = signature::sign(&route.signing_keys, id, signed, &body, now);
-    headers.insert(WEBHOOK_TIMESTAMP.clone(), timestamp);
-    if let Some(signature) = signature {
-        headers.insert(WEBHOOK_SIGNATURE.clone(), signature);
-    }
-    if let Ok(value) = HeaderValue::from_str(&head.event_id) {
-        headers.insert(EVENT_ID.clone(), value);
-    }
-    if let Some(id) = &head.feedback_id {
-        let mut text = String::with_capacity(id.len());
-        percent_encode(id, &mut text);
-        if let Ok(value) = HeaderValue::try_from(text) {
-            headers.insert(FEEDBACK_ID.clone(), value);
-        }
-    }
-    if let Some(value) = head.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
-        headers.insert(TRACEPARENT.clone(), value);
-    }
+    write(route, head, &body, now, &mut headers);
     if let Some(value) = &route.authorization {
         headers.insert(AUTHORIZATION, value.clone());
     }
@@ -75,6 +55,44 @@ pub fn build(route: &Route, head: &Head, body: Bytes, now: Time) -> Request {
         headers.insert(name.clone(), value.clone());
     }
     Request { url: url(route, &head.event_type), headers, body, timeout: route.policy.timeout }
+}
+
+/// Writes the values of `WRITTEN` into one piece of memory that they share: one allocation for all,
+/// and a request is cheap to clone.
+fn write(route: &Route, head: &Head, body: &[u8], now: Time, headers: &mut HeaderMap) {
+    let given = [Some(&head.event_id), head.feedback_id.as_ref(), head.traceparent.as_ref()];
+    let given = given.into_iter().flatten().map(|text| 3 * text.len()).sum::<usize>();
+    let mut text = Vec::with_capacity(64 + signature::length(&route.signing_keys) + given);
+    let mut ends = [0; WRITTEN.len()];
+    text.extend_from_slice(&[0; 32]);
+    // Cannot fail: 16 bytes are 32 digits.
+    let _ = hex::encode_to_slice(head.id().bytes(), &mut text);
+    ends[0] = text.len();
+    // Cannot fail: a vector takes all that is written to it.
+    let _ = write!(text, "{}", now.seconds());
+    ends[1] = text.len();
+    signature::sign(&route.signing_keys, ends[0], body, now, &mut text);
+    ends[2] = text.len();
+    text.extend_from_slice(head.event_id.as_bytes());
+    ends[3] = text.len();
+    percent_encode(head.feedback_id.as_deref().unwrap_or_default(), &mut text);
+    ends[4] = text.len();
+    text.extend_from_slice(head.traceparent.as_deref().unwrap_or_default().as_bytes());
+    ends[5] = text.len();
+    let text = Bytes::from(text);
+    let mut start = 0;
+    for (name, end) in WRITTEN.iter().zip(ends) {
+        // What is empty is left out, and what no header can carry.
+        if end > start
+            && let Ok(value) = HeaderValue::from_maybe_shared(text.slice(start..end))
+        {
+            if start == 0 {
+                headers.insert(REQUEST_ID.clone(), value.clone());
+            }
+            headers.insert(name.clone(), value);
+        }
+        start = end;
+    }
 }
 
 /// A request as people may see it: its URL and its headers, with secret values masked. `route` is
@@ -89,9 +107,7 @@ pub fn mask(request: &Request, route: &Route) -> (String, Vec<(String, String)>)
         UrlParameters::None | UrlParameters::Event => request.url.clone(),
     };
     let secret = |name: &HeaderName| {
-        *name == AUTHORIZATION
-            || *name == WEBHOOK_SIGNATURE
-            || route.headers.iter().any(|(own, _)| own == name)
+        *name == AUTHORIZATION || *name == SIGNATURE || route.headers.iter().any(|(own, _)| own == name)
     };
     let length = HeaderValue::from(request.body.len());
     let length = (!request.headers.contains_key(CONTENT_LENGTH)).then_some((&CONTENT_LENGTH, &length));
@@ -112,31 +128,28 @@ fn url(route: &Route, event_type: &str) -> String {
     };
     let names = "?eventType=&licenseCode=&secret=".len();
     let values = event_type.len() + route.license_code.len() + secret.map_or(0, |text| text.len());
-    let mut url = String::with_capacity(given.len() + names + values);
-    url.push_str(given);
-    url.push(if given.contains('?') { '&' } else { '?' });
-    url.push_str("eventType=");
+    let mut url = Vec::with_capacity(given.len() + names + values);
+    url.extend_from_slice(given.as_bytes());
+    url.push(if given.contains('?') { b'&' } else { b'?' });
+    url.extend_from_slice(b"eventType=");
     percent_encode(event_type, &mut url);
-    url.push_str("&licenseCode=");
+    url.extend_from_slice(b"&licenseCode=");
     percent_encode(&route.license_code, &mut url);
     if let Some(secret) = secret {
-        url.push_str("&secret=");
+        url.extend_from_slice(b"&secret=");
         percent_encode(secret, &mut url);
     }
-    url
+    // Cannot fail: what is appended to a text is ASCII.
+    String::from_utf8(url).unwrap_or_default()
 }
 
 /// Appends `text` to `to`: A-Z a-z 0-9 - . _ ~ as they are, all else as %XX of UTF-8.
-fn percent_encode(text: &str, to: &mut String) {
+fn percent_encode(text: &str, to: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => to.push(byte.into()),
-            _ => {
-                to.push('%');
-                to.push(DIGITS[usize::from(byte >> 4)].into());
-                to.push(DIGITS[usize::from(byte & 15)].into());
-            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => to.push(byte),
+            _ => to.extend([b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]),
         }
     }
 }

@@ -92,7 +92,9 @@ fn a_plain_request_carries_these_headers_and_no_others() {
     let body = Bytes::from_static(b"{}");
     let request = build(&route, &head("cart"), body.clone(), NOW);
     let id = "0201018bcfe568000000000000000007";
-    let signature = signature::sign(&route.signing_keys, id, "1800000000", &body, NOW).unwrap();
+    let mut signature = format!("{id}1800000000").into_bytes();
+    signature::sign(&route.signing_keys, id.len(), &body, NOW, &mut signature);
+    let signature = String::from_utf8(signature.split_off(42)).unwrap();
     let version = format!("hookline/{}", env!("CARGO_PKG_VERSION"));
     let expected = BTreeMap::from([
         ("content-type", "application/json; charset=utf-8"),
@@ -100,7 +102,7 @@ fn a_plain_request_carries_these_headers_and_no_others() {
         ("x-request-id", id),
         ("webhook-id", id),
         ("webhook-timestamp", "1800000000"),
-        ("webhook-signature", signature.to_str().unwrap()),
+        ("webhook-signature", &signature),
         ("x-event-id", "evt-1"),
     ]);
     let headers: BTreeMap<_, _> =
