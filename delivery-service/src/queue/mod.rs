@@ -20,6 +20,11 @@ mod disk_read;
 mod disk_tables;
 mod disk_writer;
 pub mod redis;
+mod redis_call;
+mod redis_enqueue;
+mod redis_leases;
+mod redis_list;
+mod redis_record;
 
 use std::{sync::Arc, time::Duration};
 

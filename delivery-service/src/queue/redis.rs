@@ -1,1 +1,439 @@
-//! (to be written)
+//! The queue on Redis: one server, or a cluster. Each verb is a script that is one atomic step of one
+//! shard; a batch is one call a shard. All keys of a shard lie in one slot by their tag `{qN}`. A new
+//! store has one shard on one server and 64 on a cluster. Times are the server's. Ids are 16 raw bytes.
+//!
+//! | key | what |
+//! | --- | --- |
+//! | `P:shards` | how many shards the store has, fixed at its first use |
+//! | `P:{a:LICENSE}` | set: an account's lanes, deleted webhooks' too |
+//! | `P:{qN}:lanes` | zset: free lane → when it is due, ms; `+inf`: parked. Held lanes are not in it |
+//! | `P:{qN}:parked` | set: parked lanes, and some that were |
+//! | `P:{qN}:holders` | zset: holder → when it last said that it lives, ms |
+//! | `P:{qN}:held:HOLDER` | set: the lanes it holds |
+//! | `P:{qN}:news:HOLDER` | set: lanes it held when something happened in them; with `w` behind: that were woken |
+//! | `P:{qN}:heads` | hash: delivery id → mark and head (`redis_record.rs`) |
+//! | `P:{qN}:bodies` | hash: delivery id → body, of those that are open or FAILED |
+//! | `P:{qN}:lane:ID` | hash: license, fence, holder ("" free), last (place), done (to which place all fresh ones are), hold (until ms; `inf` parked), n and bytes (open), memo, age (when its history is looked at) |
+//! | `P:{qN}:open:ID` | zset: delivery id → place, of all open ones |
+//! | `P:{qN}:sched:ID` | zset: delivery id → due ms, of the scheduled ones; under 10⁹: asked for, in that order |
+//! | `P:{qN}:ok:ID`, `…:failed:ID` | zsets: delivery id → place. History; `ok` has SUCCEEDED and CANCELLED |
+//! | `P:{qN}:aging` | zset: lane with history → when something of it is too old, ms |
+//! | `P:{qN}:ev:DIGEST` | delivery id and when it is forgotten (8 bytes), by 16 bytes of SHA-256 of lane and event id; expires |
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use common::{
+    ids::{DeliveryId, WebhookId},
+    redis::Connection,
+};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use prost::Message;
+use redis::{Cmd, cmd};
+
+use super::{
+    Claimed, Found, LaneGrant, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit, Place, Query,
+    Queue, QueueError, Retried, Settle, Stored,
+    redis_call::{Answer, TIMEOUT, Verbs, command, damaged, number},
+    redis_leases::Leases,
+    redis_record::{self as record, Record},
+};
+use crate::delivery::State;
+
+/// How long leases live without a claim.
+const LEASE: Duration = Duration::from_secs(2);
+/// How often a process looks for dead holders and old history.
+const LOOK: Duration = Duration::from_secs(1);
+/// A claim that takes longer is no use.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
+/// Shards of a new store on a cluster. On one server more than one only adds calls.
+const CLUSTER_SHARDS: u16 = 64;
+
+/// Deliveries in Redis.
+pub struct RedisQueue {
+    pub(super) connection: Connection,
+    pub(super) verbs: Verbs,
+    pub(super) limits: Limits,
+    prefix: String,
+    /// What the keys of each shard begin with.
+    bases: Vec<String>,
+    /// This process, as it leases lanes.
+    holder: String,
+    pub(super) leases: Leases,
+    pub(super) accounts: super::redis_enqueue::Accounts,
+    looked: Mutex<(Instant, i64)>,
+    /// When each shard was last told that this process lives.
+    beats: Mutex<Vec<Option<Instant>>>,
+    offset_ms: Arc<AtomicI64>,
+}
+
+impl RedisQueue {
+    /// Opens the store, or makes one. `prefix` begins every key, so that stores can share a server.
+    pub async fn open(connection: Connection, prefix: &str, limits: Limits) -> Result<Arc<Self>, QueueError> {
+        Self::open_at(connection, prefix, limits, Arc::default()).await
+    }
+
+    /// The same, `offset_ms` added to the server's time: for tests.
+    pub async fn open_at(
+        connection: Connection,
+        prefix: &str,
+        limits: Limits,
+        offset_ms: Arc<AtomicI64>,
+    ) -> Result<Arc<Self>, QueueError> {
+        let new = if connection.is_cluster() { CLUSTER_SHARDS } else { 1 };
+        let answer = command(&connection, &fix_shards(prefix, new)).await?;
+        let shards = if answer == redis::Value::Nil { i64::from(new) } else { number(&answer)? };
+        let shards = u16::try_from(shards).ok().filter(|s| s.is_power_of_two());
+        let shards = shards.ok_or_else(|| damaged("the number of shards is not a power of two"))?;
+        Ok(Arc::new(Self {
+            bases: (0..shards).map(|n| format!("{prefix}:{{q{n}}}:")).collect(),
+            beats: Mutex::new(vec![None; shards.into()]),
+            looked: Mutex::new((Instant::now(), i64::MIN)),
+            holder: format!("{:016x}", rand::random::<u64>()),
+            prefix: prefix.to_owned(),
+            verbs: Verbs::new(),
+            leases: Leases::default(),
+            accounts: Default::default(),
+            connection,
+            limits,
+            offset_ms,
+        }))
+    }
+
+    pub(super) fn base(&self, shard: u16) -> Result<&str, QueueError> {
+        self.bases.get(usize::from(shard)).map(String::as_str).ok_or_else(|| damaged("no such shard"))
+    }
+
+    pub(super) fn shard(&self, lane: WebhookId) -> u16 {
+        lane.shard(self.shards())
+    }
+
+    pub(super) fn account_key(&self, license_code: &str) -> String {
+        format!("{}:{{a:{license_code}}}", self.prefix)
+    }
+
+    pub(super) fn fix_shards(&self) -> Cmd {
+        fix_shards(&self.prefix, self.shards())
+    }
+
+    /// Begins a script's call with what all of them take.
+    pub(super) fn call(&self, verb: &super::redis_call::Verb, shard: u16) -> Result<Cmd, QueueError> {
+        let mut call = verb.on(self.base(shard)?);
+        call.arg(&self.holder).arg(self.offset_ms.load(Ordering::Relaxed));
+        Ok(call)
+    }
+
+    async fn get_record(&self, id: DeliveryId) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, QueueError> {
+        if id.shard() >= self.shards() {
+            return Ok(None);
+        }
+        let mut call = self.call(&self.verbs.get, id.shard())?;
+        call.arg(&id.bytes());
+        let mut answer = Answer::of(self.verbs.get.run(&self.connection, call, TIMEOUT).await?)?;
+        let record = answer.bytes()?;
+        Ok(record.map(|record| answer.bytes().map(|body| (record, body))).transpose()?)
+    }
+
+    /// Whether it is time to look for dead holders and old history.
+    fn looks(&self) -> bool {
+        let offset = self.offset_ms.load(Ordering::Relaxed);
+        let mut looked = self.looked.lock();
+        let now = Instant::now();
+        let due = looked.1 != offset || now.duration_since(looked.0) >= LOOK;
+        if due {
+            *looked = (now, offset);
+        }
+        due
+    }
+
+    async fn claim_shard(
+        &self,
+        shard: u16,
+        lanes: usize,
+        page: PageLimit,
+        look: bool,
+    ) -> Result<Shard, QueueError> {
+        let unsure = self.leases.is_unsure(shard);
+        let mut call = self.call(&self.verbs.claim, shard)?;
+        call.arg(lanes).arg(page.deliveries).arg(page.bytes).arg(u8::from(page.early)).arg(u8::from(look));
+        call.arg(LEASE.as_millis() as u64)
+            .arg(millis(self.limits.ended_age))
+            .arg(millis(self.limits.failed_age));
+        call.arg(u8::from(unsure));
+        let start = Instant::now();
+        let mut answer = Answer::of(self.verbs.claim.run(&self.connection, call, CLAIM_TIMEOUT).await?)?;
+        let next_due = record::duration(answer.number()?);
+        let mut news = answer.array()?;
+        let news = told(&mut news)?;
+        let mut given = answer.array()?;
+        let given = (0..given.left()).map(|_| grant(given.array()?)).collect::<Result<_, QueueError>>()?;
+        let mut broken = answer.array()?;
+        while broken.left() > 1 {
+            let webhook = WebhookId::from_bytes(broken.id()?);
+            let reason = String::from_utf8_lossy(&broken.bytes()?.unwrap_or_default()).into_owned();
+            tracing::error!(%webhook, reason, "a lane in Redis is damaged and waits until it is woken");
+        }
+        let mut held = answer.array()?;
+        let mut leases = Vec::with_capacity(held.left() / 2);
+        while held.left() > 1 {
+            leases.push(Lease {
+                webhook_id: WebhookId::from_bytes(held.id()?),
+                fence: held.number()?.max(0) as u64,
+            });
+        }
+        if let Some(beat) = self.beats.lock().get_mut(usize::from(shard)) {
+            *beat = Some(start);
+        }
+        Ok(Shard { next_due, news, given, held: unsure.then_some(leases) })
+    }
+
+    /// Gives back lanes that the store has granted and nobody here has heard of.
+    async fn give_back(&self, orphans: Vec<Lease>) {
+        if orphans.is_empty() {
+            return;
+        }
+        tracing::warn!(lanes = orphans.len(), "gives back lanes whose lease was granted by a lost answer");
+        let release = |lane| Settle {
+            lane,
+            deliveries: Vec::new(),
+            done_to: Place(0),
+            memo: None,
+            release: Some(super::Release::Free { known: Place(0), unread: true }),
+        };
+        let settles = Arc::new(orphans.into_iter().map(release).collect());
+        if let Err(error) = self.settle(settles).await {
+            tracing::warn!(%error, "could not give lanes back; will try again");
+        }
+    }
+}
+
+/// What a shard answered to a claim.
+struct Shard {
+    next_due: Option<Duration>,
+    news: Vec<WebhookId>,
+    given: Vec<LaneGrant>,
+    held: Option<Vec<Lease>>,
+}
+
+#[async_trait]
+impl Queue for RedisQueue {
+    fn shards(&self) -> u16 {
+        self.bases.len() as u16
+    }
+
+    async fn enqueue(&self, new: Arc<Vec<New>>) -> Vec<Result<Stored, QueueError>> {
+        self.enqueue_all(new).await
+    }
+
+    async fn claim(&self, lanes: usize, page: PageLimit) -> Result<Claimed, QueueError> {
+        let start = Instant::now();
+        let look = self.looks();
+        let page = PageLimit { deliveries: page.deliveries.clamp(1, 2000), ..page };
+        let mut unsure = self.leases.call(0..self.shards());
+        // With several shards, first which have due lanes: the lanes asked for are shared among those.
+        let alone = self.shards() == 1;
+        let first = (0..self.shards()).map(|shard| async move {
+            (shard, self.claim_shard(shard, if alone { lanes } else { 0 }, page, look).await)
+        });
+        let mut answers = join_all(first).await;
+        let mut lost = Vec::new();
+        if !alone && lanes > 0 {
+            let is_due = |(shard, answer): &(u16, Result<Shard, _>)| {
+                answer.as_ref().is_ok_and(|a| a.next_due == Some(Duration::ZERO)).then_some(*shard)
+            };
+            let mut due: Vec<u16> = answers.iter().filter_map(is_due).collect();
+            if !due.is_empty() {
+                let turn = rand::random_range(0..due.len());
+                due.rotate_left(turn);
+            }
+            let (share, rest) = (lanes / due.len().max(1), lanes % due.len().max(1));
+            let second = due.iter().enumerate().filter_map(|(i, &shard)| {
+                let lanes = share + usize::from(i < rest);
+                (lanes > 0).then(|| async move { (shard, self.claim_shard(shard, lanes, page, false).await) })
+            });
+            for (shard, answer) in join_all(second).await {
+                match answer {
+                    Ok(answer) => {
+                        if let Some((_, Ok(so_far))) = answers.get_mut(usize::from(shard)) {
+                            so_far.next_due = answer.next_due;
+                            so_far.given = answer.given;
+                            so_far.news.extend(answer.news);
+                        }
+                    }
+                    // What it granted, if anything, is found again.
+                    Err(error) => {
+                        tracing::warn!(shard, %error, "could not claim lanes");
+                        lost.push(shard);
+                    }
+                }
+            }
+        }
+        let mut claimed = Claimed { lanes: Vec::new(), lease: LEASE, next_due: None, news: Vec::new() };
+        let mut orphans = Vec::new();
+        for (shard, answer) in &answers {
+            if let Ok(Shard { held: Some(held), .. }) = answer {
+                orphans.extend(self.leases.orphans(*shard, self.shards(), held, Instant::now()));
+            }
+        }
+        self.give_back(orphans).await;
+        // From here on nothing is awaited: the caller learns of its leases for certain.
+        let (mut failure, mut reached) = (None, false);
+        for (shard, answer) in answers {
+            match answer {
+                Ok(answer) => {
+                    reached = true;
+                    for lane in &answer.given {
+                        self.leases.granted(lane.lane);
+                    }
+                    claimed.next_due = [claimed.next_due, answer.next_due].into_iter().flatten().min();
+                    claimed.news.extend(answer.news);
+                    claimed.lanes.extend(answer.given);
+                    if !lost.contains(&shard) {
+                        unsure.known(shard);
+                    }
+                }
+                Err(error) => {
+                    if self.leases.any_in(shard, self.shards()) {
+                        let beat = self.beats.lock().get(usize::from(shard)).copied().flatten();
+                        let age = beat.map_or(LEASE, |beat| start.duration_since(beat));
+                        claimed.lease = claimed.lease.min(LEASE.saturating_sub(age));
+                    }
+                    failure = Some(error);
+                }
+            }
+        }
+        match failure {
+            Some(error) if !reached => Err(error),
+            _ => Ok(claimed),
+        }
+    }
+
+    async fn read(
+        &self,
+        lane: Lease,
+        after: Place,
+        known_scheduled: usize,
+        page: PageLimit,
+    ) -> Result<Result<Page, LeaseLost>, QueueError> {
+        let mut call = self.call(&self.verbs.read, self.shard(lane.webhook_id))?;
+        call.arg(&lane.webhook_id.bytes()).arg(lane.fence).arg(after.0).arg(known_scheduled);
+        call.arg(page.deliveries.clamp(1, 2000)).arg(page.bytes).arg(u8::from(page.early));
+        let answer = self.verbs.read.run(&self.connection, call, TIMEOUT).await?;
+        if answer == redis::Value::Int(0) {
+            self.leases.ended(lane);
+            return Ok(Err(LeaseLost));
+        }
+        record::page(answer).map(Ok)
+    }
+
+    async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {
+        self.settle_all(lanes).await
+    }
+
+    async fn wake(&self, lanes: Lanes) -> Result<(), QueueError> {
+        match lanes {
+            Lanes::One(lane) => {
+                let mut call = self.call(&self.verbs.wake, self.shard(lane))?;
+                call.arg(&lane.bytes());
+                self.verbs.wake.run(&self.connection, call, TIMEOUT).await?;
+            }
+            Lanes::Parked => {
+                let shards = (0..self.shards()).map(|shard| async move {
+                    loop {
+                        let mut call = self.call(&self.verbs.wake, shard)?;
+                        call.arg("");
+                        if number(&self.verbs.wake.run(&self.connection, call, TIMEOUT).await?)? < 500 {
+                            return Ok(());
+                        }
+                    }
+                });
+                join_all(shards).await.into_iter().collect::<Result<Vec<()>, QueueError>>()?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn get(&self, id: DeliveryId) -> Result<Option<Found>, QueueError> {
+        let Some((record, body)) = self.get_record(id).await? else { return Ok(None) };
+        let Record { head, place, .. } = record::read(&record)?;
+        Ok(Some(Found { head, place, body: body.map(Into::into) }))
+    }
+
+    async fn list(&self, query: Query) -> Result<Listed, QueueError> {
+        self.list_page(query).await
+    }
+
+    async fn retry(&self, id: DeliveryId) -> Result<Retried, QueueError> {
+        // The head is renewed here and put in place of the one that was read, if that still stands.
+        for _ in 0..16 {
+            let Some((stored, body)) = self.get_record(id).await? else { return Ok(Retried::NotFound) };
+            let Record { mut head, place, .. } = record::read(&stored)?;
+            if let state @ (State::Succeeded | State::Cancelled) = head.state() {
+                return Ok(Retried::Ended(state));
+            }
+            let Some(body) = body else { return Ok(Retried::NoBody) };
+            head.renew();
+            let mut call = self.call(&self.verbs.retry, id.shard())?;
+            call.arg(&id.bytes()).arg(&head.webhook_id().bytes()).arg(&stored);
+            call.arg(head.encode_to_vec()).arg(head.attempt_count);
+            if number(&self.verbs.retry.run(&self.connection, call, TIMEOUT).await?)? == 1 {
+                return Ok(Retried::Now(Box::new(Found { head, place, body: Some(body.into()) })));
+            }
+        }
+        Err(QueueError::Unavailable("the delivery changes all the time".into()))
+    }
+
+    async fn ping(&self) -> Result<(), QueueError> {
+        command(&self.connection, &{
+            let mut get = cmd("GET");
+            get.arg(format!("{}:shards", self.prefix));
+            get
+        })
+        .await
+        .map(drop)
+    }
+}
+
+fn fix_shards(prefix: &str, shards: u16) -> Cmd {
+    let mut set = cmd("SET");
+    set.arg(format!("{prefix}:shards")).arg(shards).arg("NX").arg("GET");
+    set
+}
+
+/// Lanes in which something happened, each once: those that were woken stand with a mark behind.
+fn told(news: &mut Answer) -> Result<Vec<WebhookId>, QueueError> {
+    let mut lanes = HashSet::new();
+    while news.left() > 0 {
+        let mut lane = news.bytes()?.unwrap_or_default();
+        lane.truncate(16);
+        let lane = lane.as_slice().try_into().map_err(|_| damaged("an id that is none"))?;
+        lanes.insert(WebhookId::from_bytes(lane));
+    }
+    Ok(lanes.into_iter().collect())
+}
+
+fn grant(mut answer: Answer) -> Result<LaneGrant, QueueError> {
+    let webhook_id = WebhookId::from_bytes(answer.id()?);
+    let fence = answer.number()?.max(0) as u64;
+    Ok(LaneGrant {
+        lane: Lease { webhook_id, fence },
+        license_code: String::from_utf8(answer.bytes()?.unwrap_or_default())
+            .map_err(|_| damaged("a license code that is no text"))?,
+        held: record::duration(answer.number()?).unwrap_or_default(),
+        memo: answer.bytes()?.unwrap_or_default().into(),
+        page: record::page(answer.value()?)?,
+    })
+}
+
+/// As scripts take it; no more than 100 years, so that times stay whole numbers.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(100 * 365 * 24 * 3_600_000)
+}

@@ -1,0 +1,78 @@
+-- Says that the holder lives and leases it due lanes. ARGV[3…]: lanes, deliveries and bytes of a page,
+-- whether scheduled ones are read early, whether to look for dead holders and old history, lease ms, ages
+-- of ended and failed (ms), whether to say what is held.
+-- Answers { ms until another lane is due (-1: none), news, lanes, damaged lanes with reasons, what is held
+-- with fences }; a lane is { id, fence, license, ms on hold, memo, page }.
+local count, max_count, max_bytes, early = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
+local holders, mine = base .. 'holders', base .. 'held:' .. me
+local ended_age, failed_age = tonumber(ARGV[9]), tonumber(ARGV[10])
+
+-- A holder that was silent for too long has lost its leases too.
+if ARGV[7] == '1' then
+  for _, dead in ipairs(redis.call('ZRANGE', holders, '-inf', '(' .. string.format('%.0f', now - ARGV[8]),
+    'BYSCORE', 'LIMIT', 0, 4)) do
+    local left = redis.call('SPOP', base .. 'held:' .. dead, 500)
+    for _, lane in ipairs(left) do
+      local key = base .. 'lane:' .. lane
+      if redis.call('HGET', key, 'holder') == dead then
+        redis.call('HSET', key, 'holder', '')
+        redis.call('ZADD', lanes, now, lane)
+      end
+    end
+    if #left < 500 then
+      redis.call('ZREM', holders, dead)
+      redis.call('DEL', base .. 'news:' .. dead)
+    end
+  end
+  for _, lane in ipairs(redis.call('ZRANGE', base .. 'aging', '-inf', now, 'BYSCORE', 'LIMIT', 0, 4)) do
+    sweep(lane, ended_age, failed_age)
+  end
+end
+
+redis.call('ZADD', holders, now, me)
+
+-- Leases a lane; nil when there is nothing in it.
+local function grant(lane)
+  local key = base .. 'lane:' .. lane
+  local r = redis.call('HMGET', key, 'license', 'fence', 'hold', 'memo', 'done', 'last')
+  if not r[6] then return nil end
+  local first = page(lane, tonumber(r[6]), tonumber(r[5] or 0), 0, early, max_count, max_bytes)
+  if #first == 3 and first[2] == 0 and redis.call('EXISTS', base .. 'open:' .. lane) == 0 then
+    redis.call('HSET', key, 'n', 0, 'bytes', 0)
+    return nil
+  end
+  local fence = (r[2] or 0) + 1
+  redis.call('HSET', key, 'fence', fence, 'holder', me)
+  return { lane, fence, r[1] or '', r[3] == 'inf' and 0 or math.max(0, (r[3] or 0) - now), r[4] or '', first }
+end
+
+local given, ids, gone, damaged = {}, {}, {}, {}
+local found = redis.call('ZRANGE', lanes, 0, count, 'WITHSCORES')
+for i = 1, count * 2, 2 do
+  local lane = found[i]
+  if not lane or tonumber(found[i + 1]) > now then break end
+  local done, answer = pcall(grant, lane)
+  if done then
+    gone[#gone + 1] = lane
+    if answer then given[#given + 1], ids[#ids + 1] = answer, lane end
+  else
+    -- Its own damage, and not its neighbours': it waits until it is woken.
+    redis.call('ZADD', lanes, '+inf', lane)
+    damaged[#damaged + 1], damaged[#damaged + 2] = lane, reason(answer)
+  end
+end
+each('ZREM', lanes, gone)
+each('SADD', mine, ids)
+
+local next = -1
+local first = (#gone > 0 or #damaged > 0) and redis.call('ZRANGE', lanes, 0, 0, 'WITHSCORES') or found
+if first[2] and first[2] ~= 'inf' then next = math.max(0, first[2] - now) end
+
+local held = {}
+if ARGV[11] == '1' then
+  for _, lane in ipairs(redis.call('SMEMBERS', mine)) do
+    held[#held + 1] = lane
+    held[#held + 1] = tonumber(redis.call('HGET', base .. 'lane:' .. lane, 'fence') or 0)
+  end
+end
+return { next, redis.call('SPOP', base .. 'news:' .. me, 1000), given, damaged, held }

@@ -1,0 +1,59 @@
+-- History by count and by age, a bounded number at a time. `aging` says when a lane is looked at next.
+local function forget(key, ids, with_bodies)
+  each('HDEL', heads, ids)
+  if with_bodies then each('HDEL', bodies, ids) end
+end
+
+local function trim(set, lane, kept)
+  local key = base .. set .. lane
+  local over = redis.call('ZCARD', key) - kept
+  if over <= 0 then return end
+  over = math.min(over, 1000)
+  local ids = redis.call('ZRANGE', key, 0, over - 1)
+  redis.call('ZREMRANGEBYRANK', key, 0, over - 1)
+  forget(key, ids, set == 'failed:')
+end
+
+-- Forgets what is too old. A lane of which nothing is left goes too.
+local function sweep(lane, ended_age, failed_age)
+  local next
+  for set, age in pairs({ ['ok:'] = ended_age, ['failed:'] = failed_age }) do
+    local key = base .. set .. lane
+    local ids = redis.call('ZRANGE', key, '-inf', '(' .. string.format('%.0f', math.max(0, now - age) * 2048),
+      'BYSCORE', 'LIMIT', 0, 500)
+    if #ids > 0 then
+      each('ZREM', key, ids)
+      forget(key, ids, set == 'failed:')
+    end
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    if first[2] then
+      local at = math.floor(first[2] / 2048) + age + 1
+      if not next or at < next then next = at end
+    end
+  end
+  local key = base .. 'lane:' .. lane
+  if next then
+    redis.call('ZADD', base .. 'aging', next, lane)
+    redis.call('HSET', key, 'age', next)
+    return
+  end
+  redis.call('ZREM', base .. 'aging', lane)
+  redis.call('HDEL', key, 'age')
+  local r = redis.call('HMGET', key, 'holder', 'hold', 'memo')
+  if (r[1] or '') == '' and tonumber(r[2] or 0) <= now and (r[3] or '') == ''
+    and redis.call('EXISTS', base .. 'open:' .. lane) == 0 then
+    redis.call('DEL', key)
+    redis.call('ZREM', lanes, lane)
+  end
+end
+
+-- Sees to it that a lane with history is looked at in time.
+local function aging(lane, age, ended_age, failed_age)
+  if not age then
+    local at = now + math.min(ended_age, failed_age)
+    redis.call('ZADD', base .. 'aging', at, lane)
+    redis.call('HSET', base .. 'lane:' .. lane, 'age', at)
+  elseif tonumber(age) <= now then
+    sweep(lane, ended_age, failed_age)
+  end
+end

@@ -1,0 +1,28 @@
+-- Makes a delivery due at once. ARGV[3…]: its id, its lane, its record as it was read, its renewed head,
+-- its attempts. Answers 0 when the record is another by now.
+local id, lane, attempts = ARGV[3], ARGV[4], tonumber(ARGV[7])
+local record = redis.call('HGET', heads, id)
+if record ~= ARGV[5] then return 0 end
+local place, size, kind, flags, renewed = struct.unpack(MARK, record)
+local key = base .. 'lane:' .. lane
+local r = redis.call('HMGET', key, 'holder', 'hold', 'n', 'bytes')
+local holder = r[1] or ''
+
+-- Whether the attempt that ends next began before: `renewed_at` tells, unless it stays what it was.
+local unseen = 0
+if kind == FAILED then
+  redis.call('ZREM', base .. 'failed:' .. lane, id)
+  redis.call('ZADD', base .. 'open:' .. lane, place, id)
+  redis.call('HSET', key, 'n', (r[3] or 0) + 1, 'bytes', (r[4] or 0) + size)
+elseif holder ~= '' and (renewed == attempts or flags >= UNSEEN) then
+  unseen = UNSEEN
+end
+redis.call('HSET', heads, id, struct.pack(MARK, place, size, SCHEDULED, unseen, attempts) .. ARGV[6])
+-- Before all that have a time, in the order in which they were asked for.
+redis.call('ZADD', base .. 'sched:' .. lane, now / 1000000, id)
+if holder ~= '' then
+  redis.call('SADD', base .. 'news:' .. holder, lane)
+elseif r[2] ~= 'inf' then
+  redis.call('ZADD', lanes, 'LT', now, lane)
+end
+return 1

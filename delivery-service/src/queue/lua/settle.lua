@@ -1,0 +1,140 @@
+-- Stores what became of deliveries, and gives leases back. ARGV[3…]: kept ended and failed, their ages (ms);
+-- then for each lane: id, fence, done to, memo ("" none, else "m" and it), release ("", "free", "unread",
+-- "hold", "park"), the last place known, hold ms, bytes of the bodies that end, how many ended (each: id,
+-- place, record), how many failed or are retried (each: id, ms until then or "" for failed, renewed_at,
+-- attempts, head). Answers for each lane 1, 0 when its lease is lost, or an error's text.
+local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
+local ended_age, failed_age = tonumber(ARGV[5]), tonumber(ARGV[6])
+local freed, waiting, news = {}, {}, {}
+
+local function settle(lane, at, ended, others)
+  local key, open, sched = base .. 'lane:' .. lane, base .. 'open:' .. lane, base .. 'sched:' .. lane
+  local r = redis.call('HMGET', key, 'fence', 'holder', 'done', 'n', 'bytes', 'last', 'age')
+  if r[1] ~= ARGV[at + 1] or r[2] ~= me then return 0 end
+  local n, bytes = tonumber(r[4] or 0), tonumber(r[5] or 0)
+  local records, fails = {}, false
+
+  local i = at + 9
+  if ended > 0 then
+    local ids, places = {}, {}
+    for _ = 1, ended do
+      local id = ARGV[i]
+      ids[#ids + 1] = id
+      places[#places + 1], places[#places + 2] = ARGV[i + 1], id
+      records[#records + 1], records[#records + 2] = id, ARGV[i + 2]
+      i = i + 3
+    end
+    local left = each('ZREM', open, ids)
+    n, bytes = n - left, bytes - ARGV[at + 7] * left / ended
+    if left < ended then
+      -- Some had ended before: a call is repeated. What stands of them stands.
+      local stored, all, all_places, all_records = values(heads, ids), ids, places, records
+      ids, places, records = {}, {}, {}
+      for k = 1, ended do
+        local kind = stored[k] and select(3, struct.unpack(MARK, stored[k])) or ENDED
+        if kind < ENDED then
+          ids[#ids + 1] = all[k]
+          places[#places + 1], places[#places + 2] = all_places[k * 2 - 1], all[k]
+          records[#records + 1], records[#records + 2] = all[k], all_records[k * 2]
+        end
+      end
+    end
+    each('ZREM', sched, ids)
+    each('ZADD', base .. 'ok:' .. lane, places)
+    each('HDEL', bodies, ids)
+  end
+
+  i = i + 1
+  if others > 0 then
+    local ids = {}
+    for k = 0, others - 1 do ids[#ids + 1] = ARGV[i + k * 5] end
+    local stored = values(heads, ids)
+    local scheduled, gone, failed = {}, {}, {}
+    for k = 1, others do
+      local id, after, renewed, attempts, head = ids[k], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+      i = i + 5
+      if stored[k] then
+        local place, size, kind, flags, was = struct.unpack(MARK, stored[k])
+        if kind < ENDED then
+          records[#records + 1] = id
+          if flags >= UNSEEN or was ~= tonumber(renewed) then
+            -- A retry was asked for that this attempt did not know of.
+            scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now / 1000000, id
+            records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, RENEW, attempts) .. head
+            news[1] = lane
+          elseif after ~= '' then
+            scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now + after, id
+            records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, 0, renewed) .. head
+          else
+            gone[#gone + 1] = id
+            failed[#failed + 1], failed[#failed + 2] = place, id
+            records[#records + 1] = struct.pack(MARK, place, size, FAILED, 0, renewed) .. head
+            bytes = bytes - size
+          end
+        end
+      end
+    end
+    n = n - each('ZREM', open, gone)
+    each('ZREM', sched, gone)
+    each('ZADD', sched, scheduled)
+    each('ZADD', base .. 'failed:' .. lane, failed)
+    fails = #failed > 0
+  end
+  each('HSET', heads, records)
+
+  local fields = { 'n', math.max(0, n), 'bytes', math.max(0, bytes) }
+  if tonumber(ARGV[at + 2]) > tonumber(r[3] or 0) then
+    fields[5], fields[6] = 'done', ARGV[at + 2]
+  end
+  if ARGV[at + 3] ~= '' then
+    fields[#fields + 1], fields[#fields + 2] = 'memo', string.sub(ARGV[at + 3], 2)
+  end
+  local release = ARGV[at + 4]
+  if release ~= '' then
+    local known, hold, next = ARGV[at + 5], 0, nil
+    local first = redis.call('ZRANGE', sched, 0, 0, 'WITHSCORES')
+    if (release == 'park' or release == 'hold') and redis.call('SREM', base .. 'news:' .. me, lane .. 'w') == 1 then
+      -- It was woken, and its holder had not heard of that.
+      next = now
+    elseif release == 'park' then
+      hold, next = 'inf', '+inf'
+      redis.call('SADD', base .. 'parked', lane)
+    elseif release == 'hold' then
+      hold = now + ARGV[at + 6]
+      -- What was asked for goes past a hold.
+      next = first[2] and tonumber(first[2]) < 1e9 and now or hold
+    elseif release == 'unread' or (tonumber(r[6] or 0) > tonumber(known)
+      and #redis.call('ZRANGE', open, '(' .. known, '+inf', 'BYSCORE', 'LIMIT', 0, 1) > 0) then
+      next = now
+    elseif first[2] then
+      next = first[2]
+    elseif redis.call('EXISTS', open) == 1 then
+      next = now
+    else
+      fields[2], fields[4] = 0, 0
+    end
+    fields[#fields + 1], fields[#fields + 2] = 'holder', ''
+    fields[#fields + 1], fields[#fields + 2] = 'hold', hold
+    freed[#freed + 1] = lane
+    if next then waiting[#waiting + 1], waiting[#waiting + 2] = next, lane end
+  end
+  redis.call('HSET', key, unpack(fields))
+
+  if ended > 0 then trim('ok:', lane, ended_kept) end
+  if fails then trim('failed:', lane, failed_kept) end
+  if ended > 0 or fails then aging(lane, r[7], ended_age, failed_age) end
+  return 1
+end
+
+local answers, at = {}, 7
+while at <= #ARGV do
+  local ended = tonumber(ARGV[at + 8])
+  local others = tonumber(ARGV[at + 9 + ended * 3])
+  local done, answer = pcall(settle, ARGV[at], at, ended, others)
+  answers[#answers + 1] = done and answer or reason(answer)
+  at = at + 10 + ended * 3 + others * 5
+end
+each('SREM', base .. 'held:' .. me, freed)
+each('ZADD', lanes, waiting)
+each('SADD', base .. 'news:' .. me, news)
+return answers

@@ -1,0 +1,195 @@
+//! Calls of the queue's scripts: one script, one shard, one answer within 2 s. A server that does not
+//! know a script is sent it; what goes wrong is told apart by what a caller can do about it.
+
+use std::time::Duration;
+
+use common::redis::Connection;
+use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value, aio::ConnectionLike, cmd};
+use tokio::time::timeout;
+
+use super::QueueError;
+
+/// How long a call may take as a rule, repeats included.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+
+const PRELUDE: &str = include_str!("lua/prelude.lua");
+const HISTORY: &str = include_str!("lua/history.lua");
+const PAGE: &str = include_str!("lua/page.lua");
+
+/// A script and its name on the server.
+pub(super) struct Verb {
+    code: String,
+    hash: String,
+}
+
+/// What the queue can do in Redis. `enqueue` alone is refused when memory runs out: all else frees it.
+pub(super) struct Verbs {
+    pub enqueue: Verb,
+    pub claim: Verb,
+    pub read: Verb,
+    pub settle: Verb,
+    pub retry: Verb,
+    pub wake: Verb,
+    pub list: Verb,
+    pub get: Verb,
+}
+
+impl Verbs {
+    pub fn new() -> Self {
+        let verb = |flags: &str, parts: &[&str]| {
+            let code = format!("#!lua{flags}\n{PRELUDE}{}", parts.concat());
+            Verb { hash: Script::new(&code).get_hash().to_owned(), code }
+        };
+        let frees = |parts: &[&str]| verb(" flags=allow-oom", parts);
+        let reads = |parts: &[&str]| verb(" flags=no-writes", parts);
+        Self {
+            enqueue: verb("", &[HISTORY, include_str!("lua/enqueue.lua")]),
+            claim: frees(&[HISTORY, PAGE, include_str!("lua/claim.lua")]),
+            read: frees(&[PAGE, include_str!("lua/read.lua")]),
+            settle: frees(&[HISTORY, include_str!("lua/settle.lua")]),
+            retry: frees(&[include_str!("lua/retry.lua")]),
+            wake: frees(&[include_str!("lua/wake.lua")]),
+            list: reads(&[include_str!("lua/list.lua")]),
+            get: reads(&[include_str!("lua/get.lua")]),
+        }
+    }
+}
+
+impl Verb {
+    /// A call on the shard whose keys begin with `base`; arguments follow.
+    pub fn on(&self, base: &str) -> Cmd {
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.hash).arg(1).arg(base);
+        call
+    }
+
+    pub async fn run(
+        &self,
+        connection: &Connection,
+        call: Cmd,
+        limit: Duration,
+    ) -> Result<Value, QueueError> {
+        let unknown = |error: &RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
+        let calling = async {
+            match ask(connection, &call).await {
+                Err(error) if unknown(&error) => {
+                    let mut call_anew = cmd("EVAL");
+                    call_anew.arg(&self.code);
+                    for arg in call.args_iter().skip(2) {
+                        if let redis::Arg::Simple(arg) = arg {
+                            call_anew.arg(arg);
+                        }
+                    }
+                    ask(connection, &call_anew).await
+                }
+                answer => answer,
+            }
+        };
+        within(limit, calling).await
+    }
+}
+
+/// A plain command.
+pub(super) async fn command(connection: &Connection, cmd: &Cmd) -> Result<Value, QueueError> {
+    within(TIMEOUT, ask(connection, cmd)).await
+}
+
+async fn ask(connection: &Connection, cmd: &Cmd) -> Result<Value, RedisError> {
+    connection.clone().req_packed_command(cmd).await?.extract_error()
+}
+
+async fn within(
+    limit: Duration,
+    asking: impl Future<Output = Result<Value, RedisError>>,
+) -> Result<Value, QueueError> {
+    match timeout(limit, asking).await {
+        Ok(answer) => answer.map_err(sorted),
+        Err(_) => {
+            Err(QueueError::Unavailable(format!("Redis did not answer within {} ms", limit.as_millis())))
+        }
+    }
+}
+
+fn sorted(error: RedisError) -> QueueError {
+    match error.code() {
+        Some("OOM") => QueueError::Full("Redis has reached its maxmemory".into()),
+        Some("WRONGTYPE") => damaged(&error.to_string()),
+        // A script that fails as a script met values that it does not know.
+        Some("ERR") if error.to_string().contains("user_script") => damaged(&error.to_string()),
+        _ => QueueError::Unavailable(error.to_string()),
+    }
+}
+
+pub(super) fn damaged(what: &str) -> QueueError {
+    QueueError::Damaged(what.into())
+}
+
+/// Reads an answer from front to back.
+pub(super) struct Answer(std::vec::IntoIter<Value>);
+
+impl Answer {
+    pub fn of(value: Value) -> Result<Self, QueueError> {
+        match value {
+            Value::Array(values) | Value::Set(values) => Ok(Self(values.into_iter())),
+            Value::Nil => Ok(Self(Vec::new().into_iter())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub fn empty() -> Self {
+        Self(Vec::new().into_iter())
+    }
+
+    pub fn left(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn value(&mut self) -> Result<Value, QueueError> {
+        self.0.next().ok_or_else(|| damaged("an answer of Redis is cut short"))
+    }
+
+    pub fn array(&mut self) -> Result<Self, QueueError> {
+        Self::of(self.value()?)
+    }
+
+    pub fn number(&mut self) -> Result<i64, QueueError> {
+        number(&self.value()?)
+    }
+
+    pub fn bytes(&mut self) -> Result<Option<Vec<u8>>, QueueError> {
+        match self.value()? {
+            Value::BulkString(bytes) => Ok(Some(bytes)),
+            Value::Nil => Ok(None),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// An id's 16 bytes.
+    pub fn id(&mut self) -> Result<[u8; 16], QueueError> {
+        let bytes = self.bytes()?.unwrap_or_default();
+        bytes.as_slice().try_into().map_err(|_| damaged("an id that is none"))
+    }
+}
+
+pub(super) fn number(value: &Value) -> Result<i64, QueueError> {
+    match value {
+        Value::Int(number) => Ok(*number),
+        Value::Double(number) => Ok(*number as i64),
+        Value::BulkString(text) => {
+            let text = std::str::from_utf8(text).unwrap_or_default();
+            text.parse::<f64>().map(|number| number as i64).map_err(|_| unexpected(value))
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
+fn unexpected(value: &Value) -> QueueError {
+    let kind = match value {
+        Value::Nil => "nothing",
+        Value::Int(_) => "a number",
+        Value::BulkString(_) => "a string",
+        Value::Array(_) => "a list",
+        _ => "something else",
+    };
+    QueueError::Damaged(format!("Redis answered {kind} where another kind was due"))
+}

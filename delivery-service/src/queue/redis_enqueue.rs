@@ -1,0 +1,364 @@
+//! Storing deliveries, and storing what became of them: batches cut into calls, lane by lane.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use common::ids::{DeliveryId, WebhookId};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use prost::Message;
+use redis::{Cmd, Value, cmd};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Fate, LaneNow, Lease, LeaseLost, New, Place, QueueError, Release, Settle, Stored,
+    redis::{RedisQueue, millis},
+    redis_call::{Answer, TIMEOUT, command, damaged},
+    redis_record as record,
+};
+use crate::delivery::Fault;
+
+/// What one call takes at most, lanes being whole: it keeps Redis from others.
+const CALL_DELIVERIES: usize = 512;
+const CALL_BYTES: usize = 4 << 20;
+/// How many lanes are known to stand among those of their account.
+const ACCOUNTS_KNOWN: usize = 200_000;
+
+/// Lanes that stand in their account's set.
+#[derive(Default)]
+pub(super) struct Accounts(Mutex<HashSet<WebhookId>>);
+
+/// Lanes of one shard, each with its deliveries' indexes in the batch.
+type Lanes = Vec<(WebhookId, Vec<usize>)>;
+
+impl RedisQueue {
+    pub(super) async fn enqueue_all(&self, new: Arc<Vec<New>>) -> Vec<Result<Stored, QueueError>> {
+        let mut results: Vec<Option<Result<Stored, QueueError>>> = vec![None; new.len()];
+        let first_seen = self.accounts.unknown(&new);
+        let unlisted = match self.register(&first_seen).await {
+            Ok(()) => HashMap::new(),
+            Err(error) => first_seen.values().flatten().map(|&lane| (lane, error.clone())).collect(),
+        };
+
+        let mut calls = Vec::new();
+        for (shard, lanes) in self.plan(&new) {
+            let (lanes, refused): (Lanes, Lanes) =
+                lanes.into_iter().partition(|(l, _)| !unlisted.contains_key(l));
+            for (lane, indexes) in refused {
+                for i in indexes {
+                    results[i] = unlisted.get(&lane).cloned().map(Err);
+                }
+            }
+            if !lanes.is_empty() {
+                let call = self.enqueue_call(shard, &lanes, &new);
+                calls.push((shard, lanes, call));
+            }
+        }
+        let mut unsure = self.leases.call(calls.iter().map(|(shard, ..)| *shard));
+        let running = calls.into_iter().map(|(shard, lanes, call)| async move {
+            let answer = match call {
+                Ok(call) => self.verbs.enqueue.run(&self.connection, call, TIMEOUT).await,
+                Err(error) => Err(error),
+            };
+            (shard, lanes, answer)
+        });
+        let answers = join_all(running).await;
+
+        let (mut granted, mut made_anew, mut known) = (Vec::new(), HashMap::new(), Vec::new());
+        for (shard, lanes, answer) in answers {
+            let answer = answer.and_then(Answer::of);
+            if let Err(error) = &answer {
+                // What was asked and not answered may have been done; a refusal has not.
+                if !matches!(error, QueueError::Unavailable(_)) {
+                    known.push(shard);
+                }
+                for i in lanes.into_iter().flat_map(|(_, indexes)| indexes) {
+                    results[i] = Some(Err(error.clone()));
+                }
+                continue;
+            }
+            let mut answer = answer.unwrap_or_else(|_| Answer::empty());
+            known.push(shard);
+            for (lane, indexes) in lanes {
+                match stored(answer.value(), &indexes, &new) {
+                    Ok((stored, fence, was_new)) => {
+                        granted.extend(fence.map(|fence| Lease { webhook_id: lane, fence }));
+                        let license = &new[indexes[0]].head.license_code;
+                        if was_new && !first_seen.get(license).is_some_and(|lanes| lanes.contains(&lane)) {
+                            made_anew.entry(license.clone()).or_insert_with(Vec::new).push(lane);
+                        }
+                        for (i, stored) in indexes.into_iter().zip(stored) {
+                            results[i] = Some(Ok(stored));
+                        }
+                    }
+                    Err(error) => {
+                        for i in indexes {
+                            results[i] = Some(Err(error.clone()));
+                        }
+                    }
+                }
+            }
+        }
+        drop(new);
+        if !made_anew.is_empty() {
+            // The store was emptied under us.
+            let shards = self.fix_shards();
+            let (listed, fixed) = tokio::join!(self.register(&made_anew), command(&self.connection, &shards));
+            if let Err(error) = listed.and(fixed.map(drop)) {
+                tracing::warn!(%error, "lanes are not listed with their account yet");
+                self.accounts.0.lock().clear();
+            }
+        }
+        // From here on nothing is awaited: the caller learns of its leases for certain.
+        for lease in granted {
+            self.leases.granted(lease);
+        }
+        for shard in known {
+            unsure.known(shard);
+        }
+        let lost = || Err(QueueError::Unavailable("no answer".into()));
+        results.into_iter().map(|result| result.unwrap_or_else(lost)).collect()
+    }
+
+    /// Cuts a batch into calls: a lane's deliveries stay together and in order.
+    fn plan(&self, new: &[New]) -> Vec<(u16, Lanes)> {
+        let mut place_of: HashMap<WebhookId, usize> = HashMap::new();
+        let mut lanes: Lanes = Vec::new();
+        for (i, New { head, .. }) in new.iter().enumerate() {
+            let lane = head.webhook_id();
+            let at = *place_of.entry(lane).or_insert_with(|| {
+                lanes.push((lane, Vec::new()));
+                lanes.len() - 1
+            });
+            lanes[at].1.push(i);
+        }
+        let mut calls: Vec<(u16, Lanes)> = Vec::new();
+        let mut filling: HashMap<u16, (usize, usize, usize)> = HashMap::new();
+        for (lane, indexes) in lanes {
+            let shard = self.shard(lane);
+            let bytes: usize = indexes.iter().map(|&i| new[i].body.len() + 256).sum();
+            let call = filling.entry(shard).or_insert((usize::MAX, 0, 0));
+            let full = call.1 + indexes.len() > CALL_DELIVERIES || call.2 + bytes > CALL_BYTES;
+            if call.0 == usize::MAX || full {
+                *call = (calls.len(), 0, 0);
+                calls.push((shard, Vec::new()));
+            }
+            *call = (call.0, call.1 + indexes.len(), call.2 + bytes);
+            calls[call.0].1.push((lane, indexes));
+        }
+        calls
+    }
+
+    fn enqueue_call(&self, shard: u16, lanes: &Lanes, new: &[New]) -> Result<Cmd, QueueError> {
+        let limits = &self.limits;
+        let mut call = self.call(&self.verbs.enqueue, shard)?;
+        call.arg(millis(limits.dedupe_window).max(1))
+            .arg(limits.backlog_deliveries)
+            .arg(limits.backlog_bytes);
+        call.arg(limits.failed_kept).arg(millis(limits.ended_age)).arg(millis(limits.failed_age));
+        call.arg(record::full());
+        for (lane, indexes) in lanes {
+            call.arg(&lane.bytes()).arg(&new[indexes[0]].head.license_code).arg(indexes.len());
+            for New { head, body, dedupe, failed } in indexes.iter().map(|&i| &new[i]) {
+                if head.id().shard() != shard {
+                    return Err(damaged("a delivery's id carries another shard than its webhook's"));
+                }
+                call.arg(&head.id().bytes()).arg(record::head(head, body, *failed)).arg(&body[..]);
+                let kind = if failed.is_some() { b"f" } else { b"n" };
+                match dedupe {
+                    true => call.arg([&kind[..], &event_digest(*lane, &head.event_id)].concat()),
+                    false => call.arg(if failed.is_some() { &kind[..] } else { &b""[..] }),
+                };
+            }
+        }
+        Ok(call)
+    }
+
+    /// Notes lanes with their accounts, before anything of them is stored.
+    async fn register(&self, lanes: &HashMap<String, Vec<WebhookId>>) -> Result<(), QueueError> {
+        let adding = lanes.iter().map(|(license_code, lanes)| async move {
+            let mut add = cmd("SADD");
+            add.arg(self.account_key(license_code));
+            for lane in lanes {
+                add.arg(&lane.bytes());
+            }
+            command(&self.connection, &add).await
+        });
+        join_all(adding).await.into_iter().collect::<Result<Vec<Value>, _>>()?;
+        let mut known = self.accounts.0.lock();
+        if known.len() > ACCOUNTS_KNOWN {
+            known.clear();
+        }
+        known.extend(lanes.values().flatten());
+        Ok(())
+    }
+
+    pub(super) async fn settle_all(
+        &self,
+        lanes: Arc<Vec<Settle>>,
+    ) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {
+        let mut shards: HashMap<u16, Vec<Vec<usize>>> = HashMap::new();
+        for (i, settle) in lanes.iter().enumerate() {
+            let calls = shards.entry(self.shard(settle.lane.webhook_id)).or_default();
+            let filled =
+                |call: &Vec<usize>| call.iter().map(|&i| lanes[i].deliveries.len() + 1).sum::<usize>();
+            match calls.last_mut() {
+                Some(call) if filled(call) + settle.deliveries.len() < CALL_DELIVERIES => call.push(i),
+                _ => calls.push(vec![i]),
+            }
+        }
+        let all = &lanes;
+        // One after the other in a shard: lane by lane, in order.
+        let running = shards.into_iter().map(|(shard, calls)| async move {
+            let mut answers = Vec::new();
+            for indexes in calls {
+                let call = self.settle_call(shard, indexes.iter().map(|&i| &all[i]))?;
+                let mut answer = Answer::of(self.verbs.settle.run(&self.connection, call, TIMEOUT).await?)?;
+                for i in indexes {
+                    answers.push((i, self.settled(&all[i], answer.value()?)));
+                }
+            }
+            Ok(answers)
+        });
+        let answers = join_all(running).await;
+        drop(lanes);
+        let mut answers: Vec<_> =
+            answers.into_iter().collect::<Result<Vec<_>, QueueError>>()?.into_iter().flatten().collect();
+        answers.sort_unstable_by_key(|(i, _)| *i);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
+    fn settled(&self, settle: &Settle, answer: Value) -> Result<(), LeaseLost> {
+        if answer == Value::Int(1) {
+            if settle.release.is_some() {
+                self.leases.ended(settle.lane);
+            }
+            return Ok(());
+        }
+        if let Value::BulkString(reason) = answer {
+            let reason = String::from_utf8_lossy(&reason);
+            tracing::error!(webhook = %settle.lane.webhook_id, %reason, "a lane in Redis is damaged");
+        }
+        self.leases.ended(settle.lane);
+        Err(LeaseLost)
+    }
+
+    fn settle_call<'a>(
+        &self,
+        shard: u16,
+        lanes: impl Iterator<Item = &'a Settle>,
+    ) -> Result<Cmd, QueueError> {
+        let limits = &self.limits;
+        let mut call = self.call(&self.verbs.settle, shard)?;
+        call.arg(limits.ended_kept).arg(limits.failed_kept);
+        call.arg(millis(limits.ended_age)).arg(millis(limits.failed_age));
+        for settle in lanes {
+            call.arg(&settle.lane.webhook_id.bytes()).arg(settle.lane.fence).arg(settle.done_to.0);
+            match &settle.memo {
+                Some(memo) => call.arg([b"m", &memo[..]].concat()),
+                None => call.arg(""),
+            };
+            let (release, known, hold) = match settle.release {
+                None => ("", 0, 0),
+                Some(Release::Free { known, unread }) => (if unread { "unread" } else { "free" }, known.0, 0),
+                Some(Release::Hold { duration }) => ("hold", 0, millis(duration)),
+                Some(Release::Park) => ("park", 0, 0),
+            };
+            call.arg(release).arg(known).arg(hold);
+            let ends = |fate: Fate| matches!(fate, Fate::Succeeded | Fate::Cancelled);
+            let ended = settle.deliveries.iter().filter(|d| ends(d.fate));
+            call.arg(ended.clone().map(|d| u64::from(d.head.body_bytes)).sum::<u64>())
+                .arg(ended.clone().count());
+            for settled in ended {
+                call.arg(&settled.head.id().bytes()).arg(settled.place.0);
+                call.arg(record::ended(&settled.head, settled.place));
+            }
+            let others = settle.deliveries.iter().filter(|d| !ends(d.fate));
+            call.arg(others.clone().count());
+            for settled in others {
+                call.arg(&settled.head.id().bytes());
+                match settled.fate {
+                    Fate::Retry { after } => call.arg(millis(after)),
+                    _ => call.arg(""),
+                };
+                call.arg(settled.head.renewed_at)
+                    .arg(settled.head.attempt_count)
+                    .arg(settled.head.encode_to_vec());
+            }
+        }
+        Ok(call)
+    }
+}
+
+impl Accounts {
+    /// By license code, the batch's lanes that may not stand in their account's set yet.
+    fn unknown(&self, new: &[New]) -> HashMap<String, Vec<WebhookId>> {
+        let mut unknown: HashMap<String, Vec<WebhookId>> = HashMap::new();
+        let known = self.0.lock();
+        for New { head, .. } in new {
+            let lane = head.webhook_id();
+            if !known.contains(&lane) {
+                let lanes = unknown.entry(head.license_code.clone()).or_default();
+                if !lanes.contains(&lane) {
+                    lanes.push(lane);
+                }
+            }
+        }
+        unknown
+    }
+}
+
+/// A lane's answers: what was stored, the fence that the caller holds it with, whether it was new.
+type LaneStored = (Vec<Stored>, Option<u64>, bool);
+
+fn stored(
+    answer: Result<Value, QueueError>,
+    indexes: &[usize],
+    new: &[New],
+) -> Result<LaneStored, QueueError> {
+    let answer = answer?;
+    if let Value::BulkString(reason) = &answer {
+        return Err(QueueError::Damaged(String::from_utf8_lossy(reason).into_owned()));
+    }
+    let mut answer = Answer::of(answer)?;
+    let lane = match answer.number()? {
+        0 => LaneNow::NotNow,
+        fence if fence > 0 => LaneNow::Mine { fence: fence as u64 },
+        _ => LaneNow::Due,
+    };
+    let mut before = Place(answer.number()?.max(0) as u64);
+    let was_new = before == Place(0);
+    let mut all = Vec::with_capacity(indexes.len());
+    for &i in indexes {
+        all.push(match answer.value()? {
+            Value::Int(place) if place > 0 => {
+                let place = Place(place as u64);
+                Stored::New { place, before: std::mem::replace(&mut before, place), lane }
+            }
+            Value::Int(place) => {
+                before = Place(place.unsigned_abs());
+                Stored::Ended { place: before, reason: new[i].failed.unwrap_or(Fault::BacklogFull) }
+            }
+            Value::BulkString(id) => {
+                let id = id.as_slice().try_into().map_err(|_| damaged("an event's delivery is no id"))?;
+                Stored::Duplicate { id: DeliveryId::from_bytes(id) }
+            }
+            _ => return Err(damaged("an answer that is none")),
+        });
+    }
+    let fence = match lane {
+        LaneNow::Mine { fence } => Some(fence),
+        _ => None,
+    };
+    Ok((all, fence, was_new))
+}
+
+/// What an event id is known by in its lane: long ids would take much room.
+fn event_digest(lane: WebhookId, event_id: &str) -> [u8; 16] {
+    let digest = Sha256::new().chain_update(lane.bytes()).chain_update(event_id).finalize();
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest[..16]);
+    short
+}
