@@ -21,6 +21,7 @@ mod disk_tables;
 mod disk_writer;
 pub mod redis;
 mod redis_call;
+mod redis_claim;
 mod redis_enqueue;
 mod redis_leases;
 mod redis_list;

@@ -21,7 +21,6 @@
 //! | `P:{qN}:ev:DIGEST` | delivery id and when it is forgotten (8 bytes), by 16 bytes of SHA-256 of lane and event id; expires |
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -40,20 +39,14 @@ use prost::Message;
 use redis::{Cmd, cmd};
 
 use super::{
-    Claimed, Found, LaneGrant, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit, Place, Query,
-    Queue, QueueError, Retried, Settle, Stored,
+    Claimed, Found, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit, Place, Query, Queue,
+    QueueError, Retried, Settle, Stored,
     redis_call::{Answer, TIMEOUT, Verbs, command, damaged, number},
     redis_leases::Leases,
     redis_record::{self as record, Record},
 };
 use crate::delivery::State;
 
-/// How long leases live without a claim.
-const LEASE: Duration = Duration::from_secs(2);
-/// How often a process looks for dead holders and old history.
-const LOOK: Duration = Duration::from_secs(1);
-/// A claim that takes longer is no use.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Shards of a new store on a cluster. On one server more than one only adds calls.
 const CLUSTER_SHARDS: u16 = 64;
 
@@ -69,10 +62,10 @@ pub struct RedisQueue {
     holder: String,
     pub(super) leases: Leases,
     pub(super) accounts: super::redis_enqueue::Accounts,
-    looked: Mutex<(Instant, i64)>,
+    pub(super) looked: Mutex<(Instant, i64)>,
     /// When each shard was last told that this process lives.
-    beats: Mutex<Vec<Option<Instant>>>,
-    offset_ms: Arc<AtomicI64>,
+    pub(super) beats: Mutex<Vec<Option<Instant>>>,
+    pub(super) offset_ms: Arc<AtomicI64>,
 }
 
 impl RedisQueue {
@@ -141,86 +134,6 @@ impl RedisQueue {
         let record = answer.bytes()?;
         Ok(record.map(|record| answer.bytes().map(|body| (record, body))).transpose()?)
     }
-
-    /// Whether it is time to look for dead holders and old history.
-    fn looks(&self) -> bool {
-        let offset = self.offset_ms.load(Ordering::Relaxed);
-        let mut looked = self.looked.lock();
-        let now = Instant::now();
-        let due = looked.1 != offset || now.duration_since(looked.0) >= LOOK;
-        if due {
-            *looked = (now, offset);
-        }
-        due
-    }
-
-    async fn claim_shard(
-        &self,
-        shard: u16,
-        lanes: usize,
-        page: PageLimit,
-        look: bool,
-    ) -> Result<Shard, QueueError> {
-        let unsure = self.leases.is_unsure(shard);
-        let mut call = self.call(&self.verbs.claim, shard)?;
-        call.arg(lanes).arg(page.deliveries).arg(page.bytes).arg(u8::from(page.early)).arg(u8::from(look));
-        call.arg(LEASE.as_millis() as u64)
-            .arg(millis(self.limits.ended_age))
-            .arg(millis(self.limits.failed_age));
-        call.arg(u8::from(unsure));
-        let start = Instant::now();
-        let mut answer = Answer::of(self.verbs.claim.run(&self.connection, call, CLAIM_TIMEOUT).await?)?;
-        let next_due = record::duration(answer.number()?);
-        let mut news = answer.array()?;
-        let news = told(&mut news)?;
-        let mut given = answer.array()?;
-        let given = (0..given.left()).map(|_| grant(given.array()?)).collect::<Result<_, QueueError>>()?;
-        let mut broken = answer.array()?;
-        while broken.left() > 1 {
-            let webhook = WebhookId::from_bytes(broken.id()?);
-            let reason = String::from_utf8_lossy(&broken.bytes()?.unwrap_or_default()).into_owned();
-            tracing::error!(%webhook, reason, "a lane in Redis is damaged and waits until it is woken");
-        }
-        let mut held = answer.array()?;
-        let mut leases = Vec::with_capacity(held.left() / 2);
-        while held.left() > 1 {
-            leases.push(Lease {
-                webhook_id: WebhookId::from_bytes(held.id()?),
-                fence: held.number()?.max(0) as u64,
-            });
-        }
-        if let Some(beat) = self.beats.lock().get_mut(usize::from(shard)) {
-            *beat = Some(start);
-        }
-        Ok(Shard { next_due, news, given, held: unsure.then_some(leases) })
-    }
-
-    /// Gives back lanes that the store has granted and nobody here has heard of.
-    async fn give_back(&self, orphans: Vec<Lease>) {
-        if orphans.is_empty() {
-            return;
-        }
-        tracing::warn!(lanes = orphans.len(), "gives back lanes whose lease was granted by a lost answer");
-        let release = |lane| Settle {
-            lane,
-            deliveries: Vec::new(),
-            done_to: Place(0),
-            memo: None,
-            release: Some(super::Release::Free { known: Place(0), unread: true }),
-        };
-        let settles = Arc::new(orphans.into_iter().map(release).collect());
-        if let Err(error) = self.settle(settles).await {
-            tracing::warn!(%error, "could not give lanes back; will try again");
-        }
-    }
-}
-
-/// What a shard answered to a claim.
-struct Shard {
-    next_due: Option<Duration>,
-    news: Vec<WebhookId>,
-    given: Vec<LaneGrant>,
-    held: Option<Vec<Lease>>,
 }
 
 #[async_trait]
@@ -234,86 +147,7 @@ impl Queue for RedisQueue {
     }
 
     async fn claim(&self, lanes: usize, page: PageLimit) -> Result<Claimed, QueueError> {
-        let start = Instant::now();
-        let look = self.looks();
-        let page = PageLimit { deliveries: page.deliveries.clamp(1, 2000), ..page };
-        let mut unsure = self.leases.call(0..self.shards());
-        // With several shards, first which have due lanes: the lanes asked for are shared among those.
-        let alone = self.shards() == 1;
-        let first = (0..self.shards()).map(|shard| async move {
-            (shard, self.claim_shard(shard, if alone { lanes } else { 0 }, page, look).await)
-        });
-        let mut answers = join_all(first).await;
-        let mut lost = Vec::new();
-        if !alone && lanes > 0 {
-            let is_due = |(shard, answer): &(u16, Result<Shard, _>)| {
-                answer.as_ref().is_ok_and(|a| a.next_due == Some(Duration::ZERO)).then_some(*shard)
-            };
-            let mut due: Vec<u16> = answers.iter().filter_map(is_due).collect();
-            if !due.is_empty() {
-                let turn = rand::random_range(0..due.len());
-                due.rotate_left(turn);
-            }
-            let (share, rest) = (lanes / due.len().max(1), lanes % due.len().max(1));
-            let second = due.iter().enumerate().filter_map(|(i, &shard)| {
-                let lanes = share + usize::from(i < rest);
-                (lanes > 0).then(|| async move { (shard, self.claim_shard(shard, lanes, page, false).await) })
-            });
-            for (shard, answer) in join_all(second).await {
-                match answer {
-                    Ok(answer) => {
-                        if let Some((_, Ok(so_far))) = answers.get_mut(usize::from(shard)) {
-                            so_far.next_due = answer.next_due;
-                            so_far.given = answer.given;
-                            so_far.news.extend(answer.news);
-                        }
-                    }
-                    // What it granted, if anything, is found again.
-                    Err(error) => {
-                        tracing::warn!(shard, %error, "could not claim lanes");
-                        lost.push(shard);
-                    }
-                }
-            }
-        }
-        let mut claimed = Claimed { lanes: Vec::new(), lease: LEASE, next_due: None, news: Vec::new() };
-        let mut orphans = Vec::new();
-        for (shard, answer) in &answers {
-            if let Ok(Shard { held: Some(held), .. }) = answer {
-                orphans.extend(self.leases.orphans(*shard, self.shards(), held, Instant::now()));
-            }
-        }
-        self.give_back(orphans).await;
-        // From here on nothing is awaited: the caller learns of its leases for certain.
-        let (mut failure, mut reached) = (None, false);
-        for (shard, answer) in answers {
-            match answer {
-                Ok(answer) => {
-                    reached = true;
-                    for lane in &answer.given {
-                        self.leases.granted(lane.lane);
-                    }
-                    claimed.next_due = [claimed.next_due, answer.next_due].into_iter().flatten().min();
-                    claimed.news.extend(answer.news);
-                    claimed.lanes.extend(answer.given);
-                    if !lost.contains(&shard) {
-                        unsure.known(shard);
-                    }
-                }
-                Err(error) => {
-                    if self.leases.any_in(shard, self.shards()) {
-                        let beat = self.beats.lock().get(usize::from(shard)).copied().flatten();
-                        let age = beat.map_or(LEASE, |beat| start.duration_since(beat));
-                        claimed.lease = claimed.lease.min(LEASE.saturating_sub(age));
-                    }
-                    failure = Some(error);
-                }
-            }
-        }
-        match failure {
-            Some(error) if !reached => Err(error),
-            _ => Ok(claimed),
-        }
+        self.claim_all(lanes, page).await
     }
 
     async fn read(
@@ -406,31 +240,6 @@ fn fix_shards(prefix: &str, shards: u16) -> Cmd {
     let mut set = cmd("SET");
     set.arg(format!("{prefix}:shards")).arg(shards).arg("NX").arg("GET");
     set
-}
-
-/// Lanes in which something happened, each once: those that were woken stand with a mark behind.
-fn told(news: &mut Answer) -> Result<Vec<WebhookId>, QueueError> {
-    let mut lanes = HashSet::new();
-    while news.left() > 0 {
-        let mut lane = news.bytes()?.unwrap_or_default();
-        lane.truncate(16);
-        let lane = lane.as_slice().try_into().map_err(|_| damaged("an id that is none"))?;
-        lanes.insert(WebhookId::from_bytes(lane));
-    }
-    Ok(lanes.into_iter().collect())
-}
-
-fn grant(mut answer: Answer) -> Result<LaneGrant, QueueError> {
-    let webhook_id = WebhookId::from_bytes(answer.id()?);
-    let fence = answer.number()?.max(0) as u64;
-    Ok(LaneGrant {
-        lane: Lease { webhook_id, fence },
-        license_code: String::from_utf8(answer.bytes()?.unwrap_or_default())
-            .map_err(|_| damaged("a license code that is no text"))?,
-        held: record::duration(answer.number()?).unwrap_or_default(),
-        memo: answer.bytes()?.unwrap_or_default().into(),
-        page: record::page(answer.value()?)?,
-    })
 }
 
 /// As scripts take it; no more than 100 years, so that times stay whole numbers.

@@ -5,6 +5,8 @@
 
 mod bench;
 mod disk;
+mod redis;
+mod redis_server;
 
 mod claim;
 mod crash;
@@ -29,7 +31,9 @@ macro_rules! contract {
 }
 
 contract! {
-    disk_tests on crate::disk::Disk;
+    disk_tests on crate::disk::Disk,
+    redis_tests on crate::redis::Single,
+    cluster_tests on crate::redis::Clustered;
     {
         enqueue: [
             places_grow_and_before_chains
