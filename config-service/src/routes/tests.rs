@@ -144,7 +144,7 @@ async fn changes_are_sent_as_they_happen() {
     receiver.until_synced(&mut messages).await;
     let made = feed.create("~a", 1).await;
     assert_eq!(receiver.until_synced(&mut messages).await, made.revision);
-    assert_eq!(receiver.ids(), [made.webhook.id.clone()]);
+    assert_eq!(receiver.ids(), std::slice::from_ref(&made.webhook.id));
     let updated = feed.update(&made).await;
     assert_eq!(receiver.until_synced(&mut messages).await, updated.revision);
     assert_eq!(receiver.routes[&made.webhook.id].0, updated.revision);

@@ -2,7 +2,7 @@
 //!
 //! The store has one **revision**, which grows with every change; a change is in force, durable and in
 //! the log of changes in the same atomic step. The log is bounded (`LOG_KEPT`): who asks for what is no
-//! longer in it scans everything anew. A new store starts at its time of birth in milliseconds, not at
+//! longer in it scans everything anew. A new store starts at its time of birth in microseconds, not at
 //! 0, so a revision of a store that was emptied since lies before the new one's log.
 //!
 //! Every backend passes the same contract suite (`tests/store_contract.rs`). Secrets cross the seam in
@@ -118,6 +118,7 @@ pub enum Created {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, and soon taken apart")]
 pub enum Updated {
     Done(Record),
     /// It has another revision.

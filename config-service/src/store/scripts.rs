@@ -11,7 +11,7 @@ const PRELUDE: &str = r"
 local version = redis.call('HGET', KEYS[1], 'version')
 if not version then
     local time = redis.call('TIME')
-    local birth = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+    local birth = string.format('%.0f', time[1] * 1000000 + time[2])
     redis.call('HSET', KEYS[1], 'version', '1', 'revision', birth, 'floor', birth)
 elseif version ~= '1' then
     return redis.error_reply('LAYOUT ' .. version .. ' is not known')

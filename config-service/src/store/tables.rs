@@ -22,7 +22,9 @@ pub const WEBHOOKS: TableDefinition<u128, (u64, &[u8])> = TableDefinition::new("
 pub const BY_ACCOUNT: TableDefinition<(&str, u128), ()> = TableDefinition::new("by_account");
 pub const ACCOUNTS: TableDefinition<&str, (i64, &str)> = TableDefinition::new("accounts");
 pub const CHANGES: TableDefinition<u64, (u8, &[u8])> = TableDefinition::new("changes");
-const REQUESTS: TableDefinition<(&str, &str), (i64, u64, &[u8], &[u8])> = TableDefinition::new("requests");
+/// Made at, revision, fingerprint, StoredRecord.
+type Made<'a> = (i64, u64, &'a [u8], &'a [u8]);
+const REQUESTS: TableDefinition<(&str, &str), Made<'_>> = TableDefinition::new("requests");
 const REQUEST_TIMES: TableDefinition<(i64, &str, &str), ()> = TableDefinition::new("request_times");
 
 /// The layout above.
@@ -98,7 +100,11 @@ impl<'a> Write<'a> {
         let mut times = self.tx.open_table(REQUEST_TIMES)?;
         let expired = request.now.0.saturating_sub(REQUEST_ID_KEPT.as_millis() as i64);
         for _ in 0..EXPIRED_AT_ONCE {
-            let Some((made_at, license_code, request_id)) = first(&times)? else { break };
+            let oldest = times.first()?.map(|(name, _)| {
+                let (made_at, license_code, request_id) = name.value();
+                (made_at, license_code.to_owned(), request_id.to_owned())
+            });
+            let Some((made_at, license_code, request_id)) = oldest else { break };
             if made_at > expired {
                 break;
             }
@@ -125,7 +131,7 @@ pub fn prepare(tx: &WriteTransaction, now: Time) -> Result<u64, StoreError> {
         Some(VERSION) => {}
         Some(other) => return Err(StoreError::Damaged(format!("layout {other} is not known"))),
         None => {
-            let birth = now.0.max(0) as u64;
+            let birth = now.0.max(0) as u64 * 1_000;
             state.insert("version", VERSION)?;
             state.insert("revision", birth)?;
             state.insert("floor", birth)?;
@@ -162,15 +168,6 @@ pub fn find_account(
     Ok(found.map(|found| {
         let (create_time, secret_key) = found.value();
         account(license_code, secret_key, Time(create_time))
-    }))
-}
-
-fn first(
-    times: &impl ReadableTable<(i64, &'static str, &'static str), ()>,
-) -> Result<Option<(i64, String, String)>, StoreError> {
-    Ok(times.first()?.map(|(name, _)| {
-        let (made_at, license_code, request_id) = name.value();
-        (made_at, license_code.to_owned(), request_id.to_owned())
     }))
 }
 

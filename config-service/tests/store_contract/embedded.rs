@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use common::clock::Time;
-use config_service::store::{Change, Changed, Changes, Created, Store, disk::DiskStore};
+use config_service::store::{Change, Changed, Changes, Created, Store, StoreError, disk::DiskStore};
 
 use super::{Backend, LOG, NOW, contract, record, request};
 
@@ -48,4 +48,16 @@ async fn the_embedded_store_keeps_all_when_it_is_opened_again() {
     assert_eq!(repeat, Ok(Created::Repeat(made.clone())));
     let change = Change { revision: made.revision, of: Changed::Webhook(made.id().unwrap()) };
     assert_eq!(store.changes(start, 10).await, Ok(Changes::Page(vec![change])));
+}
+
+#[test]
+fn a_layout_that_is_not_known_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = common::disk::open(folder.path(), "db").unwrap();
+    let write = database.begin_write().unwrap();
+    let state = redb::TableDefinition::<&str, u64>::new("state");
+    write.open_table(state).unwrap().insert("version", 2).unwrap();
+    write.commit().unwrap();
+    let refused = DiskStore::new(database, NOW, LOG).err();
+    assert!(matches!(refused, Some(StoreError::Damaged(_))), "{refused:?}");
 }

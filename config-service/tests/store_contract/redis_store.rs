@@ -104,3 +104,17 @@ async fn an_emptied_server_is_told_from_the_one_before() {
     assert_eq!(store.changes(made.revision, 10).await, Ok(Changes::OutOfRange));
     assert_eq!(store.scan(None, 10).await, Ok(vec![anew]));
 }
+
+#[tokio::test]
+async fn a_layout_that_is_not_known_is_not_touched() {
+    let redis = Redis::start().await;
+    let mut connection = redis.connect().await;
+    let mut write = redis::cmd("HSET");
+    write.arg("p:{hookline}:state").arg("version").arg(2).exec_async(&mut connection).await.unwrap();
+    let store = Servers::at(redis.url()).open("p");
+    let refused = store.create(record("~a", 1), None).await;
+    assert!(matches!(refused, Err(StoreError::Damaged(_))), "{refused:?}");
+    assert!(matches!(store.ping().await, Err(StoreError::Damaged(_))));
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
+    assert_eq!(keys, ["p:{hookline}:state"]);
+}
