@@ -1,5 +1,6 @@
 //! Errors as callers see them: every `Status` carries ErrorInfo (domain `hookline`, a reason that
-//! docs/api.md lists) and the details that fit. All violations of a request go into one answer.
+//! docs/api.md lists) and the details that fit. All violations of a request go into one answer, as far
+//! as the headers that it travels in hold it: clients give up on larger ones without a word.
 
 use std::{collections::HashMap, fmt::Display, time::Duration};
 
@@ -9,6 +10,10 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use crate::page::BadToken;
 
 const DOMAIN: &str = "hookline";
+/// Bytes of a message. With what details may have it stays under 8 KiB, the least that clients take.
+const MAX_MESSAGE: usize = 1 << 10;
+/// Bytes of fields and descriptions in the details.
+const MAX_DETAILS: usize = 3 << 10;
 
 /// What is wrong with a request, field by field. Paths start at the request (`webhook.post_url`).
 #[derive(Debug, Default)]
@@ -36,15 +41,15 @@ impl Violations {
 
 impl From<Violations> for Status {
     fn from(violations: Violations) -> Status {
+        let violations = fitting(violations.0);
         let message = violations
-            .0
             .iter()
             .map(|v| format!("{}: {}", v.field, v.description))
             .collect::<Vec<_>>()
             .join("; ");
         let mut details = info("INVALID_ARGUMENT");
-        details.set_bad_request(violations.0);
-        Status::with_error_details(Code::InvalidArgument, message, details)
+        details.set_bad_request(violations);
+        Status::with_error_details(Code::InvalidArgument, short(message), details)
     }
 }
 
@@ -121,7 +126,37 @@ pub fn internal(message: impl Into<String>) -> Status {
 }
 
 fn plain(code: Code, reason: &str, message: impl Into<String>) -> Status {
-    Status::with_error_details(code, message, info(reason))
+    Status::with_error_details(code, short(message), info(reason))
+}
+
+/// The first violations, and of the others how many there are.
+fn fitting(mut violations: Vec<FieldViolation>) -> Vec<FieldViolation> {
+    let mut bytes = 0;
+    let room = violations.iter().take_while(|v| {
+        // Each has a few bytes of framing too.
+        bytes += v.field.len() + v.description.len() + 8;
+        bytes <= MAX_DETAILS
+    });
+    let rest = violations.split_off(room.count().max(1));
+    if let [first, ..] = rest.as_slice() {
+        let more = format!("this and more, {} faults: mend those named first", rest.len());
+        violations.push(FieldViolation::new(first.field.clone(), more));
+    }
+    for violation in &mut violations {
+        violation.field = short(std::mem::take(&mut violation.field));
+        violation.description = short(std::mem::take(&mut violation.description));
+    }
+    violations
+}
+
+/// The text, cut at `MAX_MESSAGE`.
+fn short(text: impl Into<String>) -> String {
+    let mut text = text.into();
+    if text.len() > MAX_MESSAGE {
+        text.truncate(text.floor_char_boundary(MAX_MESSAGE));
+        text.push('…');
+    }
+    text
 }
 
 fn info(reason: &str) -> ErrorDetails {
@@ -144,5 +179,26 @@ mod tests {
             details.bad_request().unwrap().field_violations.iter().map(|v| v.field.clone()).collect();
         assert_eq!(fields, ["webhook.type", "webhook.post_url"]);
         assert_eq!(details.error_info().unwrap().domain, "hookline");
+    }
+
+    #[test]
+    fn an_answer_stays_small_however_much_is_wrong() {
+        let mut violations = Violations::default();
+        for at in 0..10_000 {
+            violations.add(format!("events[{at}].license_code"), "required");
+        }
+        let status = violations.check().unwrap_err();
+        assert!(status.message().len() <= MAX_MESSAGE + 3);
+        assert!(status.details().len() < 5 << 10, "{}", status.details().len());
+        let details = status.get_error_details();
+        let named = &details.bad_request().unwrap().field_violations;
+        assert_eq!(named[0].field, "events[0].license_code");
+        let rest = format!("this and more, {} faults: mend those named first", 10_000 - named.len() + 1);
+        assert_eq!(named.last().unwrap().description, rest);
+
+        for status in [invalid("x".repeat(9_000), "é".repeat(9_000)), not_found("webhook", "é".repeat(9_000))]
+        {
+            assert!(status.message().len() <= MAX_MESSAGE + 3 && status.details().len() < 4 << 10);
+        }
     }
 }
