@@ -1,7 +1,7 @@
 //! Owns webhooks and accounts, and feeds their routes to delivery-service.
 //!
-//! `start` opens the store, binds, and serves until told to stop; whether it is ready follows the
-//! store. The binary `config-service` and `hookline` run it.
+//! `start` opens the store (Redis may come later), binds, and serves until told to stop; whether it is
+//! ready follows the store. The binary `config-service` and `hookline` run it.
 
 pub mod accounts;
 pub mod catalog;
@@ -17,7 +17,7 @@ use anyhow::Context;
 use common::{
     address::Rules,
     clock::Clock,
-    disk,
+    disk, redis,
     service::{self, MAX_REQUEST, Services, Started},
     settings::{self, Secret},
     status,
@@ -33,7 +33,7 @@ use tonic::Status;
 use crate::{
     accounts::Accounts,
     catalog::Catalog,
-    store::{LOG_KEPT, Store, StoreError, disk::DiskStore},
+    store::{LOG_KEPT, Store, StoreError, disk::DiskStore, redis::RedisStore},
     webhooks::Webhooks,
 };
 
@@ -86,7 +86,10 @@ async fn open(store: &settings::Store, clock: &Clock) -> anyhow::Result<Arc<dyn 
             });
             Ok(Arc::new(opened.await?.context("cannot open the embedded store")?))
         }
-        settings::Store::Redis(_) => anyhow::bail!("Redis is not supported yet: leave out --redis-url"),
+        settings::Store::Redis(at) => {
+            let connection = redis::connect(&at.address, at.ca.as_deref()).context("cannot use Redis")?;
+            Ok(Arc::new(RedisStore::new(connection, &at.prefix, LOG_KEPT)))
+        }
     }
 }
 
