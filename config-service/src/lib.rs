@@ -24,7 +24,7 @@ use common::{
 };
 use proto::v1::{
     account_service_server::AccountServiceServer, event_catalog_service_server::EventCatalogServiceServer,
-    webhook_service_server::WebhookServiceServer,
+    route_service_server::RouteServiceServer, webhook_service_server::WebhookServiceServer,
 };
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ use tonic::Status;
 use crate::{
     accounts::Accounts,
     catalog::Catalog,
+    routes::Routes,
     store::{LOG_KEPT, Store, StoreError, disk::DiskStore, redis::RedisStore},
     webhooks::Webhooks,
 };
@@ -55,11 +56,13 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let store = open(&settings.store, &clock).await?;
     let rules = Arc::new(settings.egress);
     let webhooks = Webhooks::new(store.clone(), rules, clock.clone());
-    let accounts = Accounts::new(store.clone(), clock);
+    let accounts = Accounts::new(store.clone(), clock.clone());
+    let routes = Routes::new(store.clone(), clock, settings.route_token, stop.clone());
     let services = Services::default()
         .with(WebhookServiceServer::new(webhooks).max_decoding_message_size(MAX_REQUEST))
         .with(AccountServiceServer::new(accounts).max_decoding_message_size(MAX_REQUEST))
-        .with(EventCatalogServiceServer::new(Catalog).max_decoding_message_size(MAX_REQUEST));
+        .with(EventCatalogServiceServer::new(Catalog).max_decoding_message_size(MAX_REQUEST))
+        .with(RouteServiceServer::new(routes).max_decoding_message_size(MAX_REQUEST));
     let ready = service::ready_when(
         move || {
             let store = store.clone();
