@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, fmt::Display, time::Duration};
 
+use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -123,6 +124,18 @@ pub fn not_built_yet(method: &str) -> Status {
 /// INTERNAL: our fault; the cause is in the log, not in the answer.
 pub fn internal(message: impl Into<String>) -> Status {
     plain(Code::Internal, "INTERNAL", message)
+}
+
+/// The same as a message, for answers that carry a status of their own.
+pub fn to_proto(status: &Status) -> tonic_types::Status {
+    match tonic_types::Status::decode(status.details()) {
+        Ok(whole) if whole.code != 0 => whole,
+        _ => tonic_types::Status {
+            code: status.code() as i32,
+            message: status.message().into(),
+            details: Vec::new(),
+        },
+    }
 }
 
 fn plain(code: Code, reason: &str, message: impl Into<String>) -> Status {

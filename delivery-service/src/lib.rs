@@ -1,8 +1,11 @@
-//! Takes events in, finds the webhooks that they fire, and delivers.
+//! Takes events in, finds the webhooks that they fire, and delivers them by HTTP POST: durably, at
+//! least once, with retries. ARCHITECTURE.md follows one event through the rooms.
 
 pub mod api;
 pub mod auth;
 pub mod delivery;
+pub mod intake;
+pub mod lanes;
 pub mod payload;
 pub mod queue;
 pub mod request;
@@ -10,3 +13,137 @@ pub mod retry;
 pub mod routes;
 pub mod sample;
 pub mod send;
+pub mod settings;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use common::{
+    clock::Clock,
+    redis,
+    service::{self, Services, Started},
+    settings::{Secret, Store},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use settings::Settings;
+
+use crate::{
+    lanes::{Input, Lanes},
+    queue::{Queue, QueueError, disk::DiskQueue, group::Group, redis::RedisQueue},
+    routes::{
+        disable::Disabling,
+        table::Table,
+        upstream::Upstream,
+        watch::{self, Change},
+    },
+};
+
+/// Between two tries to open a store that is away.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Starts the service; see `common::service`.
+pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Started> {
+    let clock = Clock::System;
+    let store = settings.store.to_string();
+    let development = settings.egress.development;
+    let queue = open(&settings, &clock, &stop).await?;
+
+    let token = settings.route_token.as_ref().map(Secret::expose);
+    let upstream = Upstream::new(&settings.config_url, token, None)?;
+    let routes = Arc::new(Table::default());
+    let changes = watch::start(upstream.clone(), routes.clone(), stop.clone());
+    let disable = Disabling::start(upstream, routes.clone(), stop.clone());
+
+    let sender = Arc::new(send::Sender::new(settings.egress, settings.sending, clock.clone())?);
+    let parts = lanes::Parts {
+        queue: queue.clone(),
+        routes: routes.clone(),
+        sender: sender.clone(),
+        disable,
+        clock: clock.clone(),
+        limits: settings.lanes,
+    };
+    // Leases go back only after the last call has ended.
+    let last = CancellationToken::new();
+    let (lanes, lanes_done) = Lanes::start(parts, last.clone());
+    tokio::spawn(tell(changes, lanes.clone()));
+
+    let group = Group::start(queue.clone(), lanes.clone());
+    let intake = intake::Intake::new(routes.clone(), group, clock.clone(), queue.shards());
+    let events = api::events::Events::new(intake, clock.clone(), stop.clone());
+    let nudge = Arc::new(move |_| lanes.hint_due());
+    let deliveries =
+        api::deliveries::Deliveries { queue: queue.clone(), routes: routes.clone(), sender, nudge, clock };
+    let services = Services::default().with(events.service()).with(deliveries.service());
+    let ready = service::ready_when(
+        move || {
+            let (queue, routes) = (queue.clone(), routes.clone());
+            async move { routes.synced() && queue.ping().await.is_ok() }
+        },
+        stop.clone(),
+    );
+    let serving = service::serve(settings.listen, services, ready, stop).await?;
+    let address = serving.address;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), store, development, "delivery-service listens");
+    let done = tokio::spawn(async move {
+        let served = serving.finished().await;
+        last.cancel();
+        lanes_done.await?;
+        tracing::info!("delivery-service has stopped");
+        served
+    });
+    Ok(Started { address, done })
+}
+
+/// Opens the store; one that is away is waited for, until the service is told to stop.
+async fn open(
+    settings: &Settings,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> anyhow::Result<Arc<dyn Queue>> {
+    let mut away = false;
+    loop {
+        let opened = open_once(settings, clock).await?;
+        match opened {
+            Ok(queue) => return Ok(queue),
+            Err(QueueError::Unavailable(cause)) => {
+                if !away {
+                    tracing::warn!(cause, "the store is away: waiting for it");
+                }
+                away = true;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let pause = stop.run_until_cancelled(tokio::time::sleep(STORE_PAUSE)).await;
+        pause.context("stopped before the store could be opened")?;
+    }
+}
+
+async fn open_once(settings: &Settings, clock: &Clock) -> anyhow::Result<Result<Arc<dyn Queue>, QueueError>> {
+    let limits = settings.queue.clone();
+    Ok(match &settings.store {
+        Store::Disk(folder) => {
+            let folder = folder.join("delivery-service");
+            let queue = DiskQueue::open(&folder, clock.clone(), limits, settings.min_free_bytes);
+            // A file that is locked or damaged does not mend itself.
+            Ok(queue? as Arc<dyn Queue>)
+        }
+        Store::Redis(store) => {
+            let connection = redis::connect(&store.address, store.ca.as_deref())?;
+            RedisQueue::open(connection, &store.prefix, limits).await.map(|queue| queue as Arc<dyn Queue>)
+        }
+    })
+}
+
+/// Tells the lanes what has changed in the routes.
+async fn tell(mut changes: mpsc::Receiver<Change>, lanes: Lanes) {
+    while let Some(change) = changes.recv().await {
+        let input = match change {
+            Change::Put(id) | Change::Deleted(id) => Input::Route(id),
+            Change::Synced => Input::Synced,
+        };
+        lanes.tell(input).await;
+    }
+}

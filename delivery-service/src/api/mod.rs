@@ -2,6 +2,7 @@
 
 pub mod convert;
 pub mod deliveries;
+pub mod events;
 
 use std::time::Duration;
 
@@ -34,6 +35,11 @@ pub fn from_queue(error: QueueError) -> Status {
 pub fn routes_unknown() -> Status {
     let message = "the webhooks are not known yet: config-service has not been reached since the start";
     status::unavailable("ROUTES_UNKNOWN", message, RETRY_AFTER)
+}
+
+/// What a stream is told that the service no longer reads.
+pub fn stopping() -> Status {
+    status::unavailable("STOPPING", "the service is stopping: open another stream", RETRY_AFTER)
 }
 
 #[cfg(test)]

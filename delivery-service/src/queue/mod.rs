@@ -19,6 +19,7 @@ mod disk_lanes;
 mod disk_read;
 mod disk_tables;
 mod disk_writer;
+pub mod group;
 pub mod redis;
 mod redis_call;
 mod redis_claim;

@@ -1,0 +1,195 @@
+//! EventService: events come in. Every request is checked whole, every event answered on its own.
+
+use std::pin::Pin;
+
+use common::{
+    clock::Clock,
+    event::Event,
+    intake,
+    service::MAX_REQUEST,
+    status::{self, Violations},
+};
+use futures_util::{Stream, StreamExt, stream};
+use proto::v1::{
+    self, PublishEventRequest, PublishEventResponse, PublishEventsRequest, PublishEventsResponse,
+    PublishResult, StreamEventsRequest, StreamEventsResponse,
+    event_service_server::{EventService, EventServiceServer},
+    publish_result::Outcome,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use super::from_queue;
+use crate::intake::{Accepted, Intake, NotAccepted};
+
+/// Events in one PublishEvents.
+const MOST_EVENTS: usize = 1_000;
+/// Events of a stream that are stored together, and such batches under way at once: what a stream
+/// sends beyond that waits in its sender, by HTTP/2's flow control.
+const STREAM_BATCH: usize = 256;
+const STREAM_DEPTH: usize = 4;
+
+#[derive(Clone)]
+pub struct Events {
+    intake: Intake,
+    clock: Clock,
+    stop: CancellationToken,
+}
+
+impl Events {
+    /// Streams end when `stop` is cancelled: what was read is answered, the rest is refused.
+    pub fn new(intake: Intake, clock: Clock, stop: CancellationToken) -> Self {
+        Self { intake, clock, stop }
+    }
+
+    pub fn service(self) -> EventServiceServer<Self> {
+        EventServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    }
+
+    /// Checks and accepts events; one that is refused does not touch the others.
+    async fn publish(
+        &self,
+        events: Vec<(Option<v1::Event>, String)>,
+        traceparent: Option<&str>,
+    ) -> Vec<Result<PublishEventResponse, Status>> {
+        let checked: Vec<_> = events.into_iter().map(|(event, field)| self.check(event, &field)).collect();
+        let mut refused = Vec::with_capacity(checked.len());
+        let mut good = Vec::with_capacity(checked.len());
+        for result in checked {
+            match result {
+                Ok(event) => {
+                    good.push(event);
+                    refused.push(None);
+                }
+                Err(status) => refused.push(Some(status)),
+            }
+        }
+        let mut accepted = self.intake.accept(good, traceparent).await.into_iter();
+        let answer = |refused: Option<Status>| match refused {
+            Some(status) => Err(status),
+            None => match accepted.next() {
+                Some(result) => result.map(response).map_err(not_accepted),
+                None => Err(status::internal("an event was not answered")),
+            },
+        };
+        refused.into_iter().map(answer).collect()
+    }
+
+    fn check(&self, event: Option<v1::Event>, field: &str) -> Result<Event, Status> {
+        let Some(event) = event else { return Err(status::invalid(field, "required")) };
+        let mut violations = Violations::default();
+        let event = intake::event(event, self.clock.now(), field, &mut violations);
+        violations.check()?;
+        event.ok_or_else(|| status::internal("an event without violations was refused"))
+    }
+}
+
+#[tonic::async_trait]
+impl EventService for Events {
+    async fn publish_event(
+        &self,
+        request: Request<PublishEventRequest>,
+    ) -> Result<Response<PublishEventResponse>, Status> {
+        let traceparent = traceparent(request.metadata());
+        let event = request.into_inner().event;
+        let mut answers = self.publish(vec![(event, "event".into())], traceparent.as_deref()).await;
+        answers.pop().unwrap_or_else(|| Err(status::internal("no answer"))).map(Response::new)
+    }
+
+    async fn publish_events(
+        &self,
+        request: Request<PublishEventsRequest>,
+    ) -> Result<Response<PublishEventsResponse>, Status> {
+        let traceparent = traceparent(request.metadata());
+        let events = request.into_inner().events;
+        if events.len() > MOST_EVENTS {
+            let count = events.len();
+            return Err(status::invalid(
+                "events",
+                format!("{count} events: at most {MOST_EVENTS} in one call"),
+            ));
+        }
+        let named = events.into_iter().enumerate().map(|(n, event)| (Some(event), format!("events[{n}]")));
+        let answers = self.publish(named.collect(), traceparent.as_deref()).await;
+        Ok(Response::new(PublishEventsResponse { results: answers.into_iter().map(result).collect() }))
+    }
+
+    type StreamEventsStream = Pin<Box<dyn Stream<Item = Result<StreamEventsResponse, Status>> + Send>>;
+
+    async fn stream_events(
+        &self,
+        request: Request<Streaming<StreamEventsRequest>>,
+    ) -> Result<Response<Self::StreamEventsStream>, Status> {
+        let traceparent = traceparent(request.metadata());
+        let events = self.clone();
+        let stopping = self.stop.clone();
+        let stopped = stream::once(async { Err(super::stopping()) });
+        let sent = request.into_inner().take_until(self.stop.clone().cancelled_owned());
+        let ends = stopped.filter(move |_| std::future::ready(stopping.is_cancelled()));
+        let batches = sent.chain(ends).ready_chunks(STREAM_BATCH).map(move |batch| {
+            let (this, traceparent) = (events.clone(), traceparent.clone());
+            async move { this.batch(batch, traceparent.as_deref()).await }
+        });
+        let answers = batches.buffered(STREAM_DEPTH).flat_map(stream::iter);
+        let numbered = answers.enumerate().map(|(n, answer)| {
+            let result = answer?;
+            Ok(StreamEventsResponse { sequence: n as u64 + 1, result: Some(result) })
+        });
+        Ok(Response::new(Box::pin(numbered)))
+    }
+}
+
+impl Events {
+    /// A stream's batch. A break of the stream is the last that it answers.
+    async fn batch(
+        &self,
+        batch: Vec<Result<StreamEventsRequest, Status>>,
+        traceparent: Option<&str>,
+    ) -> Vec<Result<PublishResult, Status>> {
+        let mut events = Vec::with_capacity(batch.len());
+        let mut broken = None;
+        for message in batch {
+            match message {
+                Ok(request) => events.push((request.event, "event".to_owned())),
+                Err(status) => broken = Some(Err(status)),
+            }
+        }
+        let answers = self.publish(events, traceparent).await;
+        answers.into_iter().map(|answer| Ok(result(answer))).chain(broken).collect()
+    }
+}
+
+fn result(answer: Result<PublishEventResponse, Status>) -> PublishResult {
+    let outcome = match answer {
+        Ok(accepted) => Outcome::Accepted(accepted),
+        Err(status) => Outcome::Refused(status::to_proto(&status)),
+    };
+    PublishResult { outcome: Some(outcome) }
+}
+
+fn response(accepted: Accepted) -> PublishEventResponse {
+    PublishEventResponse {
+        event_id: accepted.event_id,
+        delivery_ids: accepted.delivery_ids.iter().map(ToString::to_string).collect(),
+        duplicate: accepted.duplicate,
+    }
+}
+
+fn not_accepted(why: NotAccepted) -> Status {
+    match why {
+        NotAccepted::NoRoutes => super::routes_unknown(),
+        NotAccepted::Store(error) => from_queue(error),
+    }
+}
+
+/// The publisher's trace context, if it is one by W3C Trace Context.
+fn traceparent(metadata: &MetadataMap) -> Option<String> {
+    let text = metadata.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<_> = text.split('-').collect();
+    let hex = |part: &&str, length| {
+        part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let well_formed =
+        parts.len() == 4 && parts.iter().zip([2, 32, 16, 2]).all(|(part, length)| hex(part, length));
+    (well_formed && parts[0] != "ff").then(|| text.to_owned())
+}

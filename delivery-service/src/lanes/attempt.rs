@@ -1,0 +1,92 @@
+//! One attempt at one delivery, top to bottom: is the lease still good, build and sign the request,
+//! send it, decide what follows.
+
+use std::{sync::Arc, time::Duration};
+
+use common::clock::{Clock, Time};
+
+use super::lease::LeaseClock;
+use crate::{
+    delivery::{Attempt, Fault, Head, State},
+    queue::{Fate, Lease, Waiting},
+    request,
+    retry::{self, Verdict},
+    routes::Route,
+    send::{Outcome, Sender},
+};
+
+/// What an attempt needs beside its delivery.
+pub struct Context {
+    pub sender: Arc<Sender>,
+    pub lease: LeaseClock,
+    pub clock: Clock,
+}
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub struct Ended {
+    pub lane: Lease,
+    pub result: Result<Delivered, Waiting>,
+}
+
+/// An attempt was made.
+#[derive(Debug)]
+pub struct Delivered {
+    pub delivery: Waiting,
+    pub fate: Fate,
+    /// How long the receiver wants to be left alone.
+    pub hold: Option<Duration>,
+    /// The receiver is gone: what to tell of it, and the revision of the route it was sent by.
+    pub gone: Option<(u64, String)>,
+}
+
+/// Makes an attempt. A delivery whose lease is no longer safe comes back unsent.
+pub async fn run(context: &Context, lane: Lease, route: &Route, mut delivery: Waiting) -> Ended {
+    if !context.lease.safe() {
+        return Ended { lane, result: Err(delivery) };
+    }
+    let now = context.clock.now();
+    let request = request::build(route, &delivery.head, delivery.body.clone(), now);
+    let outcome = context.sender.send(request).await;
+    delivery.head.add(record(&delivery.head, &outcome));
+    let verdict = retry::decide(&route.policy, &delivery.head, &outcome, rand::random());
+    let gone = (verdict == Verdict::Gone).then(|| (route.revision, outcome.message.clone()));
+    let fate = follow(&mut delivery.head, verdict, context.clock.now());
+    tracing::debug!(
+        delivery = %delivery.head.id(), webhook = %lane.webhook_id, attempt = delivery.head.attempt_count,
+        status = outcome.http_status, fault = ?outcome.fault, fate = ?fate, "an attempt has ended"
+    );
+    Ended { lane, result: Ok(Delivered { delivery, fate, hold: retry::hold(&outcome), gone }) }
+}
+
+/// Writes into the head what follows from its last attempt.
+fn follow(head: &mut Head, verdict: Verdict, now: Time) -> Fate {
+    match verdict {
+        Verdict::Succeeded => {
+            head.end(State::Succeeded, Fault::None, now);
+            Fate::Succeeded
+        }
+        Verdict::Retry { after, .. } => {
+            head.reschedule(after, now);
+            Fate::Retry { after }
+        }
+        Verdict::Failed | Verdict::Gone => {
+            head.end(State::Failed, Fault::None, now);
+            Fate::Failed
+        }
+    }
+}
+
+/// An attempt as it is kept.
+pub fn record(head: &Head, outcome: &Outcome) -> Attempt {
+    Attempt {
+        number: head.attempt_count + 1,
+        start_ms: outcome.start.0,
+        duration_us: outcome.duration.as_micros() as u64,
+        http_status: outcome.http_status.into(),
+        fault: outcome.fault as i32,
+        message: outcome.message.clone(),
+        response_body: outcome.response_body.to_vec(),
+        remote_address: outcome.remote_address.clone(),
+    }
+}

@@ -1,0 +1,205 @@
+//! Calls to the store and their answers: claims, which are the heartbeat too, pages, outcomes, wakes.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    engine::Engine,
+    lane::{Lane, WINDOW, WINDOW_BYTES},
+    settling::Reply as Settlement,
+};
+use crate::{
+    delivery::Place,
+    queue::{Claimed, LaneGrant, Lanes as Which, Lease, LeaseLost, Page, PageLimit, QueueError},
+};
+use common::ids::WebhookId;
+
+/// Lanes leased in one claim.
+const CLAIM: usize = 32;
+/// The longest time between two claims.
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
+/// After a call that failed.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What the store answered.
+pub(super) enum Reply {
+    Claim(Instant, usize, Result<Claimed, QueueError>),
+    Page(Lease, Result<Result<Page, LeaseLost>, QueueError>),
+    Settle(Settlement),
+    Woken(Result<(), QueueError>),
+}
+
+impl Engine {
+    pub(super) fn settle(&mut self, now: Instant) {
+        let lanes = &self.lanes;
+        let batch = self.settling.next(now, |settle| {
+            let held = lanes.get(&settle.lane.webhook_id).filter(|held| held.lane.lease == settle.lane)?;
+            Some(held.lane.done_to(settle.deliveries.iter().map(|d| d.place)))
+        });
+        if let Some(batch) = batch {
+            let queue = self.parts.queue.clone();
+            self.calls.spawn(async move {
+                let result = queue.settle(batch.clone()).await;
+                Reply::Settle((batch, result))
+            });
+        }
+    }
+
+    pub(super) fn claim(&mut self, now: Instant) {
+        if self.claiming || now < self.next_claim {
+            return;
+        }
+        self.claiming = true;
+        let synced =
+            self.parts.routes.synced() && !self.draining && self.memory < self.parts.limits.memory_bytes;
+        let room = self.parts.limits.lanes.saturating_sub(self.lanes.len()).min(CLAIM);
+        let lanes = if synced && self.attempts < self.parts.limits.attempts { room } else { 0 };
+        let queue = self.parts.queue.clone();
+        self.calls
+            .spawn(async move { Reply::Claim(now, lanes, queue.claim(lanes, page_limit(false)).await) });
+    }
+
+    pub(super) fn wake(&mut self) {
+        if !self.waking
+            && !self.store_away
+            && let Some(which) = self.wakes.pop_front()
+        {
+            self.waking = true;
+            let queue = self.parts.queue.clone();
+            self.calls.spawn(async move { Reply::Woken(queue.wake(which).await) });
+        }
+    }
+
+    pub(super) fn answered(&mut self, reply: Reply) {
+        let now = Instant::now();
+        match reply {
+            Reply::Claim(from, asked, Ok(claimed)) => self.claimed(from, asked, claimed, now),
+            Reply::Claim(_, _, Err(error)) => {
+                self.claiming = false;
+                self.next_claim = now + PAUSE;
+                self.store_failed(&error);
+            }
+            Reply::Page(lease, result) => self.paged(lease, result, now),
+            Reply::Settle(settlement) => self.settled(settlement, now),
+            Reply::Woken(result) => {
+                self.waking = false;
+                match result {
+                    Ok(()) => self.next_claim = now,
+                    // One call for all of them, once the store answers.
+                    Err(error) => {
+                        self.store_failed(&error);
+                        self.wakes.clear();
+                        self.wakes.push_back(Which::Parked);
+                    }
+                }
+            }
+        }
+    }
+
+    fn claimed(&mut self, from: Instant, asked: usize, claimed: Claimed, now: Instant) {
+        self.claiming = false;
+        if self.store_away {
+            self.store_away = false;
+            tracing::info!("the store answers again");
+        }
+        self.context.lease.renew(from, claimed.lease);
+        if self.lapsed {
+            self.lapsed = false;
+            for held in self.lanes.values_mut() {
+                held.unsure = true;
+                self.settling.ask(held.lane.lease);
+            }
+        }
+        let beat = HEARTBEAT.min(claimed.lease / 4);
+        let pause = match asked {
+            0 => beat,
+            _ if std::mem::take(&mut self.claim_again) || claimed.lanes.len() >= asked => Duration::ZERO,
+            _ => claimed.next_due.map_or(beat, |due| due.clamp(Duration::from_millis(1), beat)),
+        };
+        self.next_claim = now + pause;
+        for grant in claimed.lanes {
+            self.granted(grant, now);
+        }
+        for id in claimed.news {
+            self.with(id, |held| held.lane.has_news());
+            self.make_ready(id);
+        }
+    }
+
+    fn granted(&mut self, grant: LaneGrant, now: Instant) {
+        let id = grant.lane.webhook_id;
+        if self.lanes.get(&id).is_some_and(|held| held.lane.lease.fence > grant.lane.fence) {
+            return;
+        }
+        let mut lane = Lane::new(grant.lane, Place::default());
+        if !grant.held.is_zero() {
+            lane.hold(now + grant.held);
+        }
+        lane.reading();
+        lane.page(grant.page, now);
+        self.hold(lane);
+        self.make_ready(id);
+    }
+
+    fn paged(&mut self, lease: Lease, result: Result<Result<Page, LeaseLost>, QueueError>, now: Instant) {
+        let id = lease.webhook_id;
+        if self.lanes.get(&id).is_none_or(|held| held.lane.lease != lease) {
+            return;
+        }
+        match result {
+            Ok(Ok(page)) => {
+                self.with(id, |held| held.lane.page(page, now));
+                self.make_ready(id);
+            }
+            Ok(Err(LeaseLost)) => self.lost(id),
+            Err(error) => {
+                self.store_failed(&error);
+                self.with(id, |held| held.lane.reading_failed());
+                self.set_timer(id, Some(now + PAUSE));
+            }
+        }
+    }
+
+    fn settled(&mut self, settlement: Settlement, now: Instant) {
+        match &settlement.1 {
+            Err(error) => self.store_failed(&error.clone()),
+            Ok(_) => {
+                self.starved.drain(..).collect::<Vec<_>>().into_iter().for_each(|id| self.make_ready(id))
+            }
+        }
+        for (lease, result) in self.settling.answered(settlement, now) {
+            let id = lease.webhook_id;
+            if self.lanes.get(&id).is_none_or(|held| held.lane.lease != lease) {
+                continue;
+            }
+            match result {
+                Ok(stored) => {
+                    self.with(id, |held| {
+                        held.unsure = false;
+                        for one in stored {
+                            held.lane.stored(one.id, one.place, one.again.map(|after| now + after));
+                        }
+                    });
+                    self.make_ready(id);
+                }
+                Err(LeaseLost) => self.lost(id),
+            }
+        }
+    }
+
+    fn store_failed(&mut self, error: &QueueError) {
+        if !self.store_away {
+            self.store_away = true;
+            tracing::warn!(%error, "the store has failed a call: outcomes are kept until it answers");
+        }
+    }
+
+    fn lost(&mut self, id: WebhookId) {
+        tracing::info!(webhook = %id, "another replica holds the lane now");
+        self.forget(id);
+    }
+}
+
+/// A page is half a window: read when the window is half empty.
+pub(super) fn page_limit(early: bool) -> PageLimit {
+    PageLimit { deliveries: WINDOW / 2, bytes: WINDOW_BYTES / 2, early }
+}

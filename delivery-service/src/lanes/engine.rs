@@ -1,0 +1,304 @@
+//! The loop. It hears of deliveries, outcomes, route changes and the store's answers, lets the lanes
+//! that are ready start what they may, a few each in turn, and calls the store in batches: one claim
+//! and one settle at a time, one page at a time per lane.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use common::ids::WebhookId;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant as TokioInstant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Accepted, Input, Parts,
+    attempt::{Context, Delivered, Ended},
+    calls::{HEARTBEAT, Reply},
+    lane::Lane,
+    lease::LeaseClock,
+    settling::Settling,
+};
+use crate::queue::{Lanes as Which, Lease, Settled};
+
+/// Inputs taken in one go.
+const GULP: usize = 256;
+
+/// Runs until it is stopped and drained.
+pub async fn run(parts: Parts, inputs: mpsc::Receiver<Input>, stop: CancellationToken) {
+    Engine::new(parts).run(inputs, stop).await;
+}
+
+/// A lane with what the loop keeps beside it.
+pub(super) struct Held {
+    pub lane: Lane,
+    pub ready: bool,
+    pub timer: Option<Instant>,
+    pub idle_since: Option<Instant>,
+    /// Its lease may be lost: nothing starts until the store has said that it is not.
+    pub unsure: bool,
+    /// The receiver is gone: nothing starts until config-service has turned the webhook off.
+    pub gone: bool,
+}
+
+pub(super) struct Engine {
+    pub parts: Parts,
+    pub context: Arc<Context>,
+    pub lanes: HashMap<WebhookId, Held>,
+    pub ready: VecDeque<WebhookId>,
+    /// Lanes that could start something if the process had room.
+    pub starved: VecDeque<WebhookId>,
+    pub timers: BTreeSet<(Instant, WebhookId)>,
+    pub settling: Settling,
+    pub calls: JoinSet<Reply>,
+    pub ended: mpsc::UnboundedSender<Ended>,
+    ends: mpsc::UnboundedReceiver<Ended>,
+    /// Under way now.
+    pub attempts: usize,
+    /// Bytes of bodies in lanes' windows.
+    pub memory: usize,
+    pub claiming: bool,
+    pub next_claim: Instant,
+    /// A lane became due while a claim was under way.
+    pub claim_again: bool,
+    /// No claim was answered in time: the leases are not safe.
+    pub lapsed: bool,
+    /// The last call to the store failed.
+    pub store_away: bool,
+    /// Lanes that are to be woken in the store.
+    pub wakes: VecDeque<Which>,
+    pub waking: bool,
+    pub draining: bool,
+}
+
+impl Engine {
+    fn new(parts: Parts) -> Self {
+        let (ended, ends) = mpsc::unbounded_channel();
+        let context =
+            Context { sender: parts.sender.clone(), lease: LeaseClock::new(), clock: parts.clock.clone() };
+        Self {
+            parts,
+            context: Arc::new(context),
+            lanes: HashMap::new(),
+            ready: VecDeque::new(),
+            starved: VecDeque::new(),
+            timers: BTreeSet::new(),
+            settling: Settling::default(),
+            calls: JoinSet::new(),
+            ended,
+            ends,
+            attempts: 0,
+            memory: 0,
+            claiming: false,
+            next_claim: Instant::now(),
+            claim_again: false,
+            lapsed: false,
+            store_away: false,
+            wakes: VecDeque::new(),
+            waking: false,
+            draining: false,
+        }
+    }
+
+    async fn run(mut self, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) {
+        let mut heard = Vec::with_capacity(GULP);
+        let mut ends = Vec::with_capacity(GULP);
+        let mut deadline = None;
+        loop {
+            self.proceed();
+            if self.draining && self.drained() {
+                break;
+            }
+            let wake = self.wakes_at();
+            tokio::select! {
+                _ = self.ends.recv_many(&mut ends, GULP) => {}
+                count = inputs.recv_many(&mut heard, GULP), if !inputs.is_closed() || !inputs.is_empty() => {
+                    if count == 0 && !self.draining { self.drain(); }
+                }
+                Some(reply) = self.calls.join_next(), if !self.calls.is_empty() => {
+                    if let Ok(reply) = reply { self.answered(reply); }
+                }
+                () = sleep_until(TokioInstant::from_std(wake)) => {}
+                () = stop.cancelled(), if !self.draining => {
+                    self.drain();
+                    deadline = Some(Instant::now() + self.parts.limits.drain);
+                }
+            }
+            for input in heard.drain(..) {
+                self.hear(input);
+            }
+            for end in ends.drain(..) {
+                self.end(end);
+            }
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                break;
+            }
+        }
+        let (attempts, unstored) = (self.attempts, self.settling.waiting());
+        tracing::info!(attempts, unstored, "lanes are given back; what is named here will be sent again");
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        let ids: Vec<_> = self.lanes.keys().copied().collect();
+        for id in ids {
+            self.make_ready(id);
+        }
+    }
+
+    fn drained(&self) -> bool {
+        self.lanes.is_empty() && self.attempts == 0 && self.settling.done()
+    }
+
+    fn hear(&mut self, input: Input) {
+        match input {
+            Input::Stored(accepted) => accepted.into_iter().for_each(|one| self.accept(one)),
+            Input::Due => {
+                self.next_claim = Instant::now();
+                self.claim_again = self.claiming;
+            }
+            Input::Route(id) => {
+                self.wakes.push_back(Which::One(id));
+                if let Some(held) = self.lanes.get_mut(&id) {
+                    held.gone = false;
+                    held.lane.unhold();
+                    self.make_ready(id);
+                }
+            }
+            Input::Synced => self.wakes.push_back(Which::Parked),
+        }
+    }
+
+    /// Takes what intake has stored in a lane that this process holds, or holds since then.
+    fn accept(&mut self, one: Accepted) {
+        let webhook_id = one.delivery.head.webhook_id();
+        let lease = Lease { webhook_id, fence: one.fence };
+        let known = self.lanes.get(&webhook_id).map(|held| held.lane.lease.fence);
+        // A lane that is being given back finds the delivery in the store.
+        if known.is_some_and(|fence| fence > one.fence) || self.settling.releases(webhook_id, one.fence) {
+            return;
+        }
+        if known != Some(one.fence) {
+            self.hold(Lane::new(lease, one.before));
+        }
+        let room = self.memory < self.parts.limits.memory_bytes;
+        self.with(webhook_id, |held| held.lane.offer(one.delivery, one.before, room));
+        self.make_ready(webhook_id);
+    }
+
+    pub(super) fn hold(&mut self, lane: Lane) {
+        let id = lane.lease.webhook_id;
+        self.forget(id);
+        self.memory += lane.bytes();
+        let held = Held { lane, ready: false, timer: None, idle_since: None, unsure: false, gone: false };
+        self.lanes.insert(id, held);
+    }
+
+    pub(super) fn forget(&mut self, id: WebhookId) {
+        if let Some(held) = self.lanes.remove(&id) {
+            self.memory -= held.lane.bytes();
+            if let Some(at) = held.timer {
+                self.timers.remove(&(at, id));
+            }
+        }
+    }
+
+    /// Changes a lane and keeps the count of the memory that lanes take.
+    pub(super) fn with<T>(&mut self, id: WebhookId, change: impl FnOnce(&mut Held) -> T) -> Option<T> {
+        let held = self.lanes.get_mut(&id)?;
+        let before = held.lane.bytes();
+        let result = change(held);
+        self.memory = self.memory + held.lane.bytes() - before;
+        Some(result)
+    }
+
+    pub(super) fn make_ready(&mut self, id: WebhookId) {
+        if let Some(held) = self.lanes.get_mut(&id)
+            && !held.ready
+        {
+            held.ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// An attempt has ended.
+    fn end(&mut self, ended: Ended) {
+        self.attempts -= 1;
+        if let Some(next) = self.starved.pop_front() {
+            self.make_ready(next);
+        }
+        let id = ended.lane.webhook_id;
+        if self.lanes.get(&id).is_none_or(|held| held.lane.lease != ended.lane) {
+            return;
+        }
+        match ended.result {
+            Err(unsent) => {
+                self.with(id, |held| held.lane.put_back(unsent));
+            }
+            Ok(delivered) => self.delivered(ended.lane, delivered),
+        }
+        self.make_ready(id);
+    }
+
+    fn delivered(&mut self, lease: Lease, delivered: Delivered) {
+        let Delivered { delivery, fate, hold, gone } = delivered;
+        let id = lease.webhook_id;
+        // What an older route's receiver says does not count against the present one.
+        let gone = gone.filter(|(revision, _)| {
+            self.parts.routes.route(id).is_some_and(|route| route.revision == *revision)
+        });
+        self.with(id, |held| {
+            held.lane.ended();
+            held.gone |= gone.is_some();
+            if let Some(pause) = hold {
+                held.lane.hold(Instant::now() + pause);
+            }
+        });
+        if let Some((revision, answer)) = gone {
+            tracing::warn!(webhook = %id, "the receiver is gone (410): the webhook is to be disabled");
+            self.parts.disable.disable(id, revision, format!("the receiver answered 410 Gone ({answer})"));
+        }
+        self.settling.outcome(lease, Settled { place: delivery.place, head: delivery.head, fate });
+    }
+
+    /// Everything that can be done now.
+    fn proceed(&mut self) {
+        let now = Instant::now();
+        if !self.context.lease.safe() && !self.lapsed && !self.lanes.is_empty() {
+            self.lapsed = true;
+            tracing::warn!(
+                lanes = self.lanes.len(),
+                "the leases have run out: nothing is sent until they are renewed"
+            );
+        }
+        while let Some((at, id)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.remove(&(at, id));
+            if let Some(held) = self.lanes.get_mut(&id) {
+                held.timer = None;
+            }
+            self.make_ready(id);
+        }
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { break };
+            self.turn(id, now);
+        }
+        self.settle(now);
+        self.claim(now);
+        self.wake();
+    }
+
+    fn wakes_at(&self) -> Instant {
+        let claim = if self.claiming { None } else { Some(self.next_claim) };
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let ready = (!self.ready.is_empty() && !self.lapsed).then(Instant::now);
+        let far = Instant::now() + HEARTBEAT;
+        [claim, timer, self.settling.wakes_at(), ready].into_iter().flatten().fold(far, Instant::min)
+    }
+}

@@ -1,0 +1,314 @@
+//! A lane in memory, as its holder knows it: which deliveries it has, which may start now, and what it
+//! waits for. Pure: no clock, no store, no network. It keeps a bounded window; the rest of a backlog
+//! stays in the store, and `wants_page` says when more of it should be read.
+
+use std::{
+    collections::{BTreeSet, HashSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use common::ids::DeliveryId;
+
+use crate::{
+    delivery::Place,
+    queue::{Lease, Page, Waiting},
+    routes::Policy,
+};
+
+/// Fresh deliveries that a window holds.
+pub const WINDOW: usize = 256;
+/// Bytes of bodies that a window holds, however many deliveries.
+pub const WINDOW_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
+pub struct Lane {
+    pub lease: Lease,
+    /// In order of place.
+    fresh: VecDeque<Waiting>,
+    /// Scheduled ones that have come due; those that were asked for again stand in front.
+    due: VecDeque<Waiting>,
+    /// Bodies of `fresh` and `due`.
+    bytes: usize,
+    /// Scheduled ones that were read and whose outcome is not stored yet: the store names them again.
+    known: HashSet<DeliveryId>,
+    /// Those that left `known` while a page was being read: that page may still name them.
+    left: Vec<DeliveryId>,
+    /// Asked for again while under way: once their outcome is stored, the store may have them due.
+    again: HashSet<DeliveryId>,
+    /// Places of fresh ones that are in memory, under way, or not stored yet.
+    open: BTreeSet<Place>,
+    /// All fresh ones up to here have been read.
+    tail: Place,
+    /// The last place that anyone told of.
+    last: Place,
+    /// Whether the store has deliveries that could start and are not in memory.
+    unread: bool,
+    reading: bool,
+    under_way: u32,
+    /// When a scheduled one that is not in memory is due.
+    next_scheduled: Option<Instant>,
+    /// Until then only what was asked for again starts.
+    hold_until: Option<Instant>,
+    /// When the pace allows another start.
+    next_start: Option<Instant>,
+    /// Whether the next choice between fresh and due ones falls on due ones.
+    due_next: bool,
+}
+
+impl Lane {
+    /// A lane that has just been leased. All fresh deliveries up to `tail` are settled.
+    pub fn new(lease: Lease, tail: Place) -> Self {
+        Self {
+            lease,
+            fresh: VecDeque::new(),
+            due: VecDeque::new(),
+            bytes: 0,
+            known: HashSet::new(),
+            left: Vec::new(),
+            again: HashSet::new(),
+            open: BTreeSet::new(),
+            tail,
+            last: tail,
+            unread: false,
+            reading: false,
+            under_way: 0,
+            next_scheduled: None,
+            hold_until: None,
+            next_start: None,
+            due_next: false,
+        }
+    }
+
+    /// Takes a delivery that has just been stored, when the lane knows all before it and has room;
+    /// otherwise remembers that the store has more. `memory`: whether the process has room too.
+    pub fn offer(&mut self, delivery: Waiting, before: Place, memory: bool) {
+        self.last = self.last.max(delivery.place);
+        let room = (memory || self.fresh.is_empty())
+            && self.fresh.len() < WINDOW
+            && self.bytes + delivery.body.len() <= WINDOW_BYTES;
+        if self.unread || self.reading || before != self.tail || !room {
+            self.unread = true;
+            return;
+        }
+        self.tail = delivery.place;
+        self.push_fresh(delivery);
+    }
+
+    /// The store has something that the lane does not know of.
+    pub fn has_news(&mut self) {
+        self.unread = true;
+    }
+
+    /// Whether a page should be read now; `after`, how many known ones it will repeat.
+    pub fn wants_page(&self, now: Instant) -> Option<(Place, usize)> {
+        let low = self.fresh.len() + self.due.len() < WINDOW / 2 && self.bytes < WINDOW_BYTES / 2;
+        let due = self.next_scheduled.is_some_and(|at| at <= now);
+        (!self.reading && low && (self.unread || due)).then_some((self.tail, self.known.len()))
+    }
+
+    pub fn reading(&mut self) {
+        self.reading = true;
+        self.unread = false;
+        self.next_scheduled = None;
+    }
+
+    pub fn reading_failed(&mut self) {
+        self.reading = false;
+        self.unread = true;
+        self.left.clear();
+    }
+
+    /// Takes a page: what was read after `tail`, and due scheduled ones.
+    pub fn page(&mut self, page: Page, now: Instant) {
+        self.reading = false;
+        for delivery in page.deliveries {
+            if delivery.scheduled {
+                self.push_scheduled(delivery);
+            } else if delivery.place > self.tail {
+                self.push_fresh(delivery);
+            }
+        }
+        self.left.clear();
+        self.tail = self.tail.max(page.read_to);
+        self.last = self.last.max(self.tail);
+        self.unread |= page.more || self.last > self.tail;
+        if let Some(after) = page.next_scheduled {
+            self.schedule(now + after);
+        }
+    }
+
+    /// The next delivery that may start now. It is under way until `ended` or `put_back`.
+    pub fn start(&mut self, policy: &Policy, now: Instant) -> Option<Waiting> {
+        let urgent = self.due.front().is_some_and(|d| d.head.asked_again);
+        if self.under_way >= policy.max_in_flight || (!urgent && self.held(now)) {
+            return None;
+        }
+        if policy.max_rate > 0.0 {
+            if self.next_start.is_some_and(|at| at > now) {
+                return None;
+            }
+            let pause = Duration::from_secs_f64((1.0 / policy.max_rate).min(3600.0));
+            // Behind by less than a pause: the pace is kept; by more: the time is gone.
+            let from = self.next_start.filter(|at| *at + pause > now).unwrap_or(now);
+            let delivery = self.take(urgent)?;
+            self.next_start = Some(from + pause);
+            return Some(delivery);
+        }
+        self.take(urgent)
+    }
+
+    /// Takes what is in memory, whatever holds it back: the lane is being emptied.
+    pub fn take_all(&mut self) -> Vec<Waiting> {
+        let all: Vec<_> = self.due.drain(..).chain(self.fresh.drain(..)).collect();
+        self.under_way += all.len() as u32;
+        self.bytes = 0;
+        all
+    }
+
+    /// A delivery that was started was not sent after all.
+    pub fn put_back(&mut self, delivery: Waiting) {
+        self.under_way -= 1;
+        self.bytes += delivery.body.len();
+        if delivery.scheduled {
+            self.due.push_front(delivery);
+        } else {
+            let at = self.fresh.partition_point(|d| d.place < delivery.place);
+            self.fresh.insert(at, delivery);
+        }
+    }
+
+    /// A delivery that was started has come to an outcome, which is not stored yet.
+    pub fn ended(&mut self) {
+        self.under_way -= 1;
+    }
+
+    /// The outcome of a delivery is stored; `again`: it was scheduled for then.
+    pub fn stored(&mut self, id: DeliveryId, place: Place, again: Option<Instant>) {
+        self.open.remove(&place);
+        if self.known.remove(&id) && self.reading {
+            self.left.push(id);
+        }
+        self.unread |= self.again.remove(&id);
+        if let Some(at) = again {
+            self.schedule(at);
+        }
+    }
+
+    /// Fresh deliveries up to here are settled once those of `places` are.
+    pub fn done_to(&self, places: impl Iterator<Item = Place>) -> Place {
+        let settling: BTreeSet<_> = places.collect();
+        match self.open.iter().find(|place| !settling.contains(place)) {
+            Some(first) => Place(first.0 - 1),
+            None => self.tail,
+        }
+    }
+
+    /// Nothing starts before then, but what was asked for again.
+    pub fn hold(&mut self, until: Instant) {
+        self.hold_until = Some(self.hold_until.map_or(until, |at| at.max(until)));
+    }
+
+    /// The route has changed: a hold ends.
+    pub fn unhold(&mut self) {
+        self.hold_until = None;
+    }
+
+    pub fn held_until(&self) -> Option<Instant> {
+        self.hold_until
+    }
+
+    fn held(&self, now: Instant) -> bool {
+        self.hold_until.is_some_and(|at| at > now)
+    }
+
+    /// When time alone lets something start or be read; `None` when only an event can.
+    pub fn wakes_at(&self, now: Instant) -> Option<Instant> {
+        let waiting = !self.fresh.is_empty() || !self.due.is_empty();
+        let hold = self.hold_until.filter(|at| waiting && *at > now);
+        let pace = self.next_start.filter(|at| waiting && *at > now);
+        [hold.max(pace), self.next_scheduled].into_iter().flatten().min()
+    }
+
+    /// Whether nothing is under way or unstored: the lease could be given back.
+    pub fn quiet(&self) -> bool {
+        let stored = self.known.len() == self.due.len() && self.open.len() == self.fresh.len();
+        self.under_way == 0 && !self.reading && stored
+    }
+
+    /// Whether nothing could start without news from outside, for now.
+    pub fn empty(&self) -> bool {
+        self.fresh.is_empty() && self.due.is_empty() && !self.unread
+    }
+
+    pub fn next_scheduled(&self) -> Option<Instant> {
+        self.next_scheduled
+    }
+
+    /// The last place known, and whether the store may have more that could start.
+    pub fn known_to(&self) -> (Place, bool) {
+        (self.last, self.unread || !self.fresh.is_empty() || !self.due.is_empty())
+    }
+
+    /// Bytes of bodies that wait in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn schedule(&mut self, at: Instant) {
+        self.next_scheduled = Some(self.next_scheduled.map_or(at, |next| next.min(at)));
+    }
+
+    fn push_fresh(&mut self, delivery: Waiting) {
+        self.open.insert(delivery.place);
+        self.bytes += delivery.body.len();
+        self.fresh.push_back(delivery);
+    }
+
+    /// What was scheduled and has come due, or was asked for again wherever it stood.
+    fn push_scheduled(&mut self, delivery: Waiting) {
+        let (id, place, asked) = (delivery.head.id(), delivery.place, delivery.head.asked_again);
+        if self.left.contains(&id) {
+            return;
+        }
+        if let Some(at) = self.fresh.iter().position(|d| d.place == place) {
+            let older = self.fresh.remove(at);
+            self.forget_body(older);
+            self.open.remove(&place);
+        } else if asked && self.known.contains(&id) {
+            let Some(at) = self.due.iter().position(|d| d.place == place) else {
+                self.again.insert(id);
+                return;
+            };
+            let older = self.due.remove(at);
+            self.forget_body(older);
+            self.known.remove(&id);
+        } else if self.open.contains(&place) {
+            if asked {
+                self.again.insert(id);
+            }
+            return;
+        }
+        if !self.known.insert(id) {
+            return;
+        }
+        self.bytes += delivery.body.len();
+        if asked {
+            self.due.push_front(delivery);
+        } else {
+            self.due.push_back(delivery);
+        }
+    }
+
+    fn forget_body(&mut self, delivery: Option<Waiting>) {
+        self.bytes -= delivery.map_or(0, |d| d.body.len());
+    }
+
+    fn take(&mut self, urgent: bool) -> Option<Waiting> {
+        let from_due = urgent || self.fresh.is_empty() || (self.due_next && !self.due.is_empty());
+        let delivery = if from_due { self.due.pop_front() } else { self.fresh.pop_front() }?;
+        self.due_next = !from_due;
+        self.under_way += 1;
+        self.bytes -= delivery.body.len();
+        Some(delivery)
+    }
+}

@@ -1,0 +1,110 @@
+//! The lanes that this process holds: who may start what, when. One loop owns them all, so order,
+//! limits and pace need no lock; attempts run beside it as tasks, and the store is called in batches.
+//!
+//! `Lanes` is the loop's door: intake hands over what it has stored, the routes' watch says what has
+//! changed, and a stop drains.
+
+mod attempt;
+mod calls;
+mod engine;
+mod lane;
+#[cfg(test)]
+mod lane_tests;
+mod lease;
+mod settling;
+mod turns;
+
+use std::{sync::Arc, time::Duration};
+
+use common::{clock::Clock, ids::WebhookId};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+pub use attempt::record;
+
+use crate::{
+    delivery::Place,
+    queue::{Queue, Waiting},
+    routes::{disable::Disabling, table::Table},
+    send::Sender,
+};
+
+/// Inputs that wait for the loop: beyond that, whoever hands over waits too.
+const INPUTS: usize = 1_024;
+
+/// The door to the loop; cheap to clone.
+#[derive(Clone)]
+pub struct Lanes {
+    inputs: mpsc::Sender<Input>,
+}
+
+/// What the loop is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Deliveries that have just been stored in lanes that this process holds.
+    Stored(Vec<Accepted>),
+    /// A lane that nobody holds has become due.
+    Due,
+    /// The route of a webhook has come, changed or gone.
+    Route(WebhookId),
+    /// The routes are known: lanes that waited for theirs need not any more.
+    Synced,
+}
+
+/// A delivery that intake has stored, for its lane's holder.
+#[derive(Debug)]
+pub struct Accepted {
+    pub delivery: Waiting,
+    /// The lane's last place before it.
+    pub before: Place,
+    pub fence: u64,
+}
+
+/// What the loop works with.
+pub struct Parts {
+    pub queue: Arc<dyn Queue>,
+    pub routes: Arc<Table>,
+    pub sender: Arc<Sender>,
+    pub disable: Arc<Disabling>,
+    pub clock: Clock,
+    pub limits: Limits,
+}
+
+/// Bounds of what one process takes on; all of them settings.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Requests under way at once.
+    pub attempts: usize,
+    /// Lanes held at once.
+    pub lanes: usize,
+    /// Bodies in lanes' windows.
+    pub memory_bytes: usize,
+    /// How long a stop waits for attempts to end.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { attempts: 4_096, lanes: 20_000, memory_bytes: 64 << 20, drain: Duration::from_secs(30) }
+    }
+}
+
+impl Lanes {
+    /// Starts the loop. On `stop` it leases nothing more, lets attempts end and gives its leases
+    /// back; the task ends when that is done or the drain time is over.
+    pub fn start(parts: Parts, stop: CancellationToken) -> (Self, JoinHandle<()>) {
+        let (inputs, receiver) = mpsc::channel(INPUTS);
+        let task = tokio::spawn(engine::run(parts, receiver, stop));
+        (Self { inputs }, task)
+    }
+
+    /// Hands something over. What is told to a loop that has ended is in the store all the same.
+    pub async fn tell(&self, input: Input) {
+        let _ = self.inputs.send(input).await;
+    }
+
+    /// The same from where nothing can wait; a full door means that the loop is awake anyway.
+    pub fn hint_due(&self) {
+        let _ = self.inputs.try_send(Input::Due);
+    }
+}
