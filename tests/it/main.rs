@@ -2,4 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a scenario that cannot go on has failed")]
 
+mod bad_input;
+mod crash;
+mod demo;
 mod fixtures;
+mod grpcurl;
+mod latency;
+mod lifecycle;
+mod pairs;
+mod settings;
+mod signature;
+mod store_away;
+mod tidy;

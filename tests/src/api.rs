@@ -4,9 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use proto::v1::{
     CreateWebhookRequest, Delivery, DeliveryState, Event, GetDeliveryRequest, ListDeliveriesRequest,
-    PayloadFormat, PreviewDeliveryRequest, PublishEventRequest, PublishEventResponse, Webhook, WebhookType,
-    account_service_client::AccountServiceClient, delivery_service_client::DeliveryServiceClient,
-    event_service_client::EventServiceClient, webhook_service_client::WebhookServiceClient,
+    PayloadFormat, PreviewDeliveryRequest, PublishEventRequest, PublishEventResponse, UpdateWebhookRequest,
+    Webhook, WebhookType, account_service_client::AccountServiceClient,
+    delivery_service_client::DeliveryServiceClient, event_service_client::EventServiceClient,
+    webhook_service_client::WebhookServiceClient,
 };
 use tonic::{Code, Status, transport::Channel};
 
@@ -51,6 +52,14 @@ impl Api {
         let webhook = self.webhooks.create_webhook(request).await.unwrap().into_inner();
         self.in_force(&webhook.id).await;
         webhook
+    }
+
+    /// Takes these fields from `webhook`.
+    pub async fn update(&mut self, webhook: Webhook, paths: &[&str]) -> Webhook {
+        let paths = paths.iter().map(ToString::to_string).collect();
+        let update_mask = Some(prost_types::FieldMask { paths });
+        let request = UpdateWebhookRequest { webhook: Some(webhook), update_mask, validate_only: false };
+        self.webhooks.update_webhook(request).await.unwrap().into_inner()
     }
 
     /// Waits until delivery-service knows the webhook; it has as long as the contract gives it.
@@ -103,6 +112,21 @@ impl Api {
             Ok(delivery) => delivery,
             Err(_) => panic!("the delivery should be {state:?}: {:?}", self.delivery(id).await),
         }
+    }
+
+    /// Waits until a delivery has succeeded; one that history no longer keeps has.
+    pub async fn until_settled(&mut self, id: &str) {
+        let request = GetDeliveryRequest { id: id.to_owned() };
+        let settled = async {
+            loop {
+                match self.deliveries.get_delivery(request.clone()).await {
+                    Ok(delivery) if delivery.get_ref().state() == DeliveryState::Succeeded => return,
+                    Err(status) if status.code() == Code::NotFound => return,
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, settled).await.expect("the delivery should have succeeded");
     }
 
     /// All deliveries of an account, page by page.
