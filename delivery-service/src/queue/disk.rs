@@ -23,6 +23,7 @@ use std::{path::Path, sync::Arc, thread};
 use async_trait::async_trait;
 use common::{
     clock::{Clock, Time},
+    disk::{self, DiskError},
     ids::DeliveryId,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -32,7 +33,7 @@ use super::{
     Retried, Settle, Stored,
     disk_lanes::LEASE,
     disk_read,
-    disk_writer::{Command, Done, Shared, Work, Writer},
+    disk_writer::{Command, Done, FILE, Opens, Shared, Work, Writer},
 };
 use crate::delivery::Place;
 
@@ -56,7 +57,24 @@ impl DiskQueue {
         limits: Limits,
         min_free_bytes: u64,
     ) -> Result<Arc<Self>, QueueError> {
-        let writer = Writer::open(folder.to_owned(), clock, limits, min_free_bytes)?;
+        let at = folder.to_owned();
+        let opens = Box::new(move || {
+            disk::open(&at, FILE).map_err(|error| match error {
+                DiskError::Damaged { .. } => QueueError::Damaged(error.to_string()),
+                _ => QueueError::Unavailable(error.to_string()),
+            })
+        });
+        Self::open_with(folder, clock, limits, min_free_bytes, opens)
+    }
+
+    pub(super) fn open_with(
+        folder: &Path,
+        clock: Clock,
+        limits: Limits,
+        min_free_bytes: u64,
+        opens: Opens,
+    ) -> Result<Arc<Self>, QueueError> {
+        let writer = Writer::open(folder.to_owned(), clock, limits, min_free_bytes, opens)?;
         let shared = Arc::clone(&writer.shared);
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let writer = thread::Builder::new()

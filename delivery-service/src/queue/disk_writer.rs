@@ -24,11 +24,14 @@ use super::{
     disk_tables::{FRESH, META, SCHEDULED, STOPPED, Tables, open_lanes},
 };
 
-const FILE: &str = "queue.redb";
+pub(super) const FILE: &str = "queue.redb";
 const GROUP_DELIVERIES: usize = 4_096;
 const GROUP_BYTES: usize = 8 << 20;
 /// How often the room on the disk is looked at, some history swept, a broken file opened anew.
 const SELDOM: Duration = Duration::from_secs(1);
+/// After a crash redb reads the whole file (about 3 s per GiB), unless its commits keep the allocator's
+/// state, which costs a second flush each: worth it from this size on.
+const LARGE: u64 = 256 << 20;
 
 /// Something to be done, and where to say what came of it.
 pub(super) struct Command {
@@ -106,6 +109,9 @@ impl Shared {
     }
 }
 
+/// Opens the file.
+pub(super) type Opens = Box<dyn Fn() -> Result<Database, QueueError> + Send>;
+
 pub(super) struct Writer {
     pub shared: Arc<Shared>,
     folder: PathBuf,
@@ -113,16 +119,27 @@ pub(super) struct Writer {
     min_free: u64,
     /// Whether there was room on the disk when that was last looked at.
     room: Result<(), QueueError>,
+    /// Whether the file is larger than `LARGE`.
+    is_large: bool,
     swept: Instant,
     sweep_from: [u8; 16],
-    opened: Instant,
+    opens: Opens,
+    /// When the file was last opened anew.
+    tried: Option<Instant>,
 }
 
 impl Writer {
     /// Opens the file, and finds the lanes that have something to do.
-    pub fn open(folder: PathBuf, clock: Clock, limits: Limits, min_free: u64) -> Result<Self, QueueError> {
-        let database = disk::open(&folder, FILE).map_err(|e| QueueError::Unavailable(e.to_string()))?;
-        let txn = database.begin_write()?;
+    pub fn open(
+        folder: PathBuf,
+        clock: Clock,
+        limits: Limits,
+        min_free: u64,
+        opens: Opens,
+    ) -> Result<Self, QueueError> {
+        let database = opens()?;
+        let mut txn = database.begin_write()?;
+        txn.set_quick_repair(true);
         let epoch = {
             drop(Tables::open(&txn)?);
             let mut meta = txn.open_table(META)?;
@@ -143,12 +160,14 @@ impl Writer {
         let writer = Self {
             shared: Arc::new(shared),
             room: free_room(&folder, min_free),
+            is_large: is_large(&folder),
             folder,
             limits,
             min_free,
             swept: started,
             sweep_from: [0; 16],
-            opened: started,
+            opens,
+            tried: None,
         };
         writer.find_work()?;
         Ok(writer)
@@ -199,6 +218,7 @@ impl Writer {
         if sweeps {
             self.swept = Instant::now();
             self.room = free_room(&self.folder, self.min_free);
+            self.is_large = is_large(&self.folder);
         }
         // Leases are in memory, and given once all that came with them is durable.
         let (after, group): (Vec<_>, Vec<_>) = group.into_iter().partition(|c| c.work.is_in_memory());
@@ -244,7 +264,8 @@ impl Writer {
             return Ok(Vec::new());
         }
         self.reopen()?;
-        let txn = self.shared.database()?.begin_write()?;
+        let mut txn = self.shared.database()?.begin_write()?;
+        txn.set_quick_repair(self.is_large);
         let mut lanes = self.shared.lanes.lock();
         let mut group = Group::new(Tables::open(&txn)?, &mut lanes, &self.limits, now);
         let mut changed = !works.is_empty();
@@ -283,17 +304,21 @@ impl Writer {
         if self.shared.database.read().is_some() {
             return Ok(());
         }
-        if self.opened.elapsed() < SELDOM {
+        if self.tried.is_some_and(|tried| tried.elapsed() < SELDOM) {
             return self.shared.database().map(drop);
         }
-        self.opened = Instant::now();
-        let database = disk::open(&self.folder, FILE).map_err(|e| QueueError::Unavailable(e.to_string()))?;
+        self.tried = Some(Instant::now());
+        let database = (self.opens)()?;
         *self.shared.database.write() = Some(Arc::new(database));
         // What was asked of the failed group may have been done.
         self.find_work()?;
         tracing::info!("the queue's file is open again");
         Ok(())
     }
+}
+
+fn is_large(folder: &Path) -> bool {
+    std::fs::metadata(folder.join(FILE)).is_ok_and(|file| file.len() > LARGE)
 }
 
 fn free_room(folder: &Path, min_free: u64) -> Result<(), QueueError> {

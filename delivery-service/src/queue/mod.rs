@@ -18,6 +18,8 @@ mod disk_history;
 mod disk_lanes;
 mod disk_read;
 mod disk_tables;
+#[cfg(test)]
+mod disk_tests;
 mod disk_writer;
 pub mod group;
 pub mod redis;

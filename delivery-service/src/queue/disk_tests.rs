@@ -1,0 +1,240 @@
+//! What only the embedded queue promises: it survives a disk that fails, takes nothing in on a full
+//! one, forgets what is old, and never loses a lease that nobody took.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use common::{
+    clock::{Clock, Time},
+    ids::{DeliveryId, WebhookId},
+};
+use redb::{
+    Database, ReadableTableMetadata, StorageBackend,
+    backends::{FileBackend, InMemoryBackend},
+};
+
+use super::{
+    Fate, LaneNow, Lease, Limits, New, PageLimit, Queue, QueueError, Release, Settle, Settled, Stored,
+    disk::DiskQueue,
+    disk_group::Group,
+    disk_lanes::{LEASE, Lane, Lanes},
+    disk_tables::Tables,
+    disk_writer::FILE,
+};
+use crate::delivery::{Fault, Head, Place, State};
+
+const NOW: Time = Time(1_800_000_000_000);
+const PAGE: PageLimit = PageLimit { deliveries: 10, bytes: 1 << 20, early: false };
+
+/// A file that fails when it is told to.
+#[derive(Debug)]
+struct Faulty {
+    file: FileBackend,
+    fails: Arc<AtomicBool>,
+}
+
+impl Faulty {
+    fn check(&self) -> io::Result<()> {
+        if self.fails.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for Faulty {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check()?;
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.check()?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check()?;
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+}
+
+fn faulty(folder: &Path, fails: &Arc<AtomicBool>) -> Result<Database, QueueError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(folder.join(FILE))
+        .unwrap();
+    let file = Faulty { file: FileBackend::new(file).unwrap(), fails: Arc::clone(fails) };
+    redb::Builder::new().create_with_backend(file).map_err(|error| QueueError::Unavailable(error.to_string()))
+}
+
+fn lane(number: u128) -> WebhookId {
+    WebhookId::new(1, number)
+}
+
+fn new(lane: WebhookId, number: u64) -> Arc<Vec<New>> {
+    let mut head = Head::new(DeliveryId::new(0, 1, number), lane);
+    (head.license_code, head.event_id) = ("acme".into(), format!("event {number}"));
+    Arc::new(vec![New { head, body: "body".into(), dedupe: true, failed: None }])
+}
+
+async fn put(queue: &DiskQueue, lane: WebhookId, number: u64) -> Result<(Place, LaneNow), QueueError> {
+    match queue.enqueue(new(lane, number)).await.remove(0)? {
+        Stored::New { place, lane, .. } => Ok((place, lane)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Settles deliveries as succeeded and gives the lane back.
+fn succeed(lane: Lease, numbers: &[(u64, Place)]) -> Arc<Vec<Settle>> {
+    let settled = numbers.iter().map(|&(number, place)| {
+        let mut head = Head::new(DeliveryId::new(0, 1, number), lane.webhook_id);
+        head.end(State::Succeeded, Fault::None, NOW);
+        Settled { head, place, fate: Fate::Succeeded }
+    });
+    let release = Some(Release::Free { known: Place(u64::MAX), unread: false });
+    Arc::new(vec![Settle { lane, deliveries: settled.collect(), done_to: Place(0), memo: None, release }])
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_loses_nothing_and_recovers() {
+    let folder = tempfile::tempdir().unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let (at, switch) = (folder.path().to_owned(), Arc::clone(&fails));
+    let opens = Box::new(move || faulty(&at, &switch));
+    let queue =
+        DiskQueue::open_with(folder.path(), Clock::by_hand(NOW), Limits::default(), 0, opens).unwrap();
+    let (place, LaneNow::Mine { fence }) = put(&queue, lane(1), 1).await.unwrap() else { panic!("free") };
+    let lease = Lease { webhook_id: lane(1), fence };
+
+    fails.store(true, Ordering::Relaxed);
+    assert!(matches!(put(&queue, lane(2), 2).await, Err(QueueError::Unavailable(_))));
+    assert!(matches!(queue.ping().await, Err(QueueError::Unavailable(_))));
+    fails.store(false, Ordering::Relaxed);
+
+    // It was answered that it may have been stored.
+    let again = queue.enqueue(new(lane(2), 2)).await.remove(0).unwrap();
+    assert!(matches!(again, Stored::New { .. } | Stored::Duplicate { .. }), "{again:?}");
+    assert_eq!(queue.settle(succeed(lease, &[(1, place)])).await.unwrap(), [Ok(())], "its lease lives");
+    let found = queue.get(DeliveryId::new(0, 1, 1)).await.unwrap().unwrap();
+    assert_eq!(found.head.state(), State::Succeeded);
+    assert!(queue.get(DeliveryId::new(0, 1, 2)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_new_deliveries_and_settles_old_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |min_free| DiskQueue::open(folder.path(), Clock::by_hand(NOW), Limits::default(), min_free);
+    let queue = open(0).unwrap();
+    let (place, _) = put(&queue, lane(1), 1).await.unwrap();
+    drop(queue);
+    let queue = open(u64::MAX).unwrap();
+    let refused = put(&queue, lane(1), 2).await.unwrap_err();
+    assert!(matches!(&refused, QueueError::Full(why) if why.contains("bytes are free")), "{refused}");
+    let claimed = queue.claim(1, PAGE).await.unwrap();
+    let settled = queue.settle(succeed(claimed.lanes[0].lane, &[(1, place)])).await.unwrap();
+    assert_eq!(settled, [Ok(())]);
+}
+
+#[tokio::test]
+async fn a_second_process_is_told_that_the_file_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || DiskQueue::open(folder.path(), Clock::by_hand(NOW), Limits::default(), 0);
+    let _first = open().unwrap();
+    let Err(QueueError::Unavailable(why)) = open() else { panic!("it was opened twice") };
+    assert!(why.contains("in use"), "{why}");
+}
+
+#[tokio::test]
+async fn a_claim_that_nobody_waits_for_gives_its_lanes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = DiskQueue::open(folder.path(), Clock::by_hand(NOW), Limits::default(), 0).unwrap();
+    let (_, LaneNow::Mine { fence }) = put(&queue, lane(1), 1).await.unwrap() else { panic!("free") };
+    let lease = Lease { webhook_id: lane(1), fence };
+    queue.settle(succeed(lease, &[])).await.unwrap()[0].unwrap();
+    let mut claim = queue.claim(1, PAGE);
+    assert!(futures_util::poll!(&mut claim).is_pending());
+    drop(claim);
+    // At the latest once its page has been read for nobody.
+    while queue.claim(1, PAGE).await.unwrap().lanes.is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn a_sweep_forgets_what_is_old_in_idle_lanes() {
+    let database = redb::Builder::new().create_with_backend(InMemoryBackend::new()).unwrap();
+    let (mut lanes, limits) = (Lanes::new(0, Duration::ZERO), Limits::default());
+    let mut at = |now, work: &mut dyn FnMut(&mut Group<'_, '_>)| {
+        let txn = database.begin_write().unwrap();
+        let mut group = Group::new(Tables::open(&txn).unwrap(), &mut lanes, &limits, now);
+        work(&mut group);
+        group.finish().unwrap();
+        txn.commit().unwrap();
+    };
+    at(NOW, &mut |group| {
+        for number in 1..=3 {
+            let mut new = new(lane(number.into()), number)[0].clone();
+            new.failed = (number < 3).then_some(Fault::Disabled);
+            group.enqueue(&new).unwrap();
+        }
+    });
+    at(NOW, &mut |group| assert_eq!(group.sweep([0; 16]).unwrap(), ([0; 16], false), "nothing is old"));
+    at(NOW + limits.failed_age, &mut |group| {
+        assert_eq!(group.sweep([0; 16]).unwrap(), ([0; 16], true));
+    });
+    at(NOW + limits.failed_age, &mut |group| {
+        let tables = &group.tables;
+        let left = [&tables.heads, &tables.bodies, &tables.lanes].map(|table| table.len().unwrap());
+        assert_eq!(left, [1, 1, 1], "the delivery that waits, and its lane");
+        assert_eq!((tables.accounts.len().unwrap(), tables.failed.len().unwrap()), (1, 0));
+        assert_eq!((tables.events.len().unwrap(), tables.expiries.len().unwrap()), (0, 0));
+    });
+}
+
+#[test]
+fn lanes_are_as_before_when_a_group_is_undone() {
+    let mut lanes = Lanes::new(7, Duration::ZERO);
+    lanes.has_work(lane(1), NOW.0 + 5, NOW);
+    lanes.keep();
+    assert_eq!(lanes.grant(lane(1)), 8);
+    assert_eq!(lanes.grant(lane(2)), 9);
+    lanes.free(lane(2), Some(NOW.0));
+    lanes.undo();
+    assert_eq!(lanes.get(lane(1)), Some(Lane::Free { due: NOW.0 + 5 }));
+    assert_eq!((lanes.get(lane(2)), lanes.next_due()), (None, Some(NOW.0 + 5)));
+    assert!(lanes.grant(lane(2)) > 9, "no fence is given twice");
+}
+
+#[test]
+fn due_lanes_are_claimed_in_order_and_leases_lapse() {
+    let mut lanes = Lanes::new(0, Duration::ZERO);
+    for (number, due) in [(1, 30), (2, 10), (3, 20), (4, 9_999)] {
+        lanes.has_work(lane(number), NOW.0 - 100 + due, NOW);
+    }
+    let claimed = |leases: Vec<Lease>| leases.into_iter().map(|lease| lease.webhook_id).collect::<Vec<_>>();
+    assert_eq!(claimed(lanes.claim(2, NOW, Duration::ZERO)), [lane(2), lane(3)]);
+    assert_eq!(claimed(lanes.claim(9, NOW, LEASE / 2)), [lane(1)]);
+    assert!(lanes.claim(9, NOW, LEASE).is_empty(), "they live since the last claim");
+    assert_eq!(lanes.claim(9, NOW, LEASE * 3).len(), 3, "and no longer");
+}
