@@ -199,7 +199,9 @@ impl Sender {
             }
         }
         let origin = Origin::parse(key).map_err(|what| unusable(&what))?;
-        let made = timeout_at(Instant::now() + self.connect_timeout, self.connect(origin, progress)).await;
+        // Boxed, since it is large and rare: the future of a request over a used connection stays small.
+        let connect = Box::pin(self.connect(origin, progress));
+        let made = timeout_at(Instant::now() + self.connect_timeout, connect).await;
         let made = made.unwrap_or_else(|_| Err(progress.timed_out(self.connect_timeout)))?;
         self.exchange(made, parts, now, progress).await.map_err(|lost| lost.failure)
     }
