@@ -87,6 +87,9 @@ fn check_characters(part: &str, name: &str, also: &str) -> Result<(), String> {
 }
 
 fn split_port(authority: &str) -> Result<(&str, Option<u16>), String> {
+    if authority.starts_with('[') && !authority.contains(']') {
+        return Err("[…] must be an IPv6 address".to_owned());
+    }
     let end_of_host = authority.find(']').map_or(0, |end| end + 1);
     let Some(colon) = authority[end_of_host..].find(':') else { return Ok((authority, None)) };
     let (host, port) = authority.split_at(end_of_host + colon);

@@ -2,3 +2,6 @@
 
 pub mod json;
 pub mod xml;
+
+#[cfg(test)]
+mod tests;

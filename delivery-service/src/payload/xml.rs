@@ -12,9 +12,6 @@ use element::Element;
 mod element;
 mod escape;
 
-#[cfg(test)]
-mod tests;
-
 /// Compact, UTF-8. Meant for feedback, replies and survey responses: webhooks of other types have no
 /// XML.
 pub fn render(event: &Event) -> Bytes {

@@ -1,1 +1,0 @@
-//! XML by structure, and every text through a parser.
