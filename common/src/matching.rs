@@ -10,6 +10,9 @@ use crate::{
     filter::{Filter, FilterError, Subject},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// System events that webhooks never carry.
 pub const UNDELIVERABLE: [&str; 7] = [
     "app_installed",
