@@ -135,6 +135,7 @@ impl<'t, 'l> Group<'t, 'l> {
         Ok(if due { LaneNow::Due } else { LaneNow::NotNow })
     }
 
+    /// `Settle::done_to` is not needed here: the index of fresh deliveries is exact.
     pub fn settle(&mut self, settle: &Settle) -> Result<Result<(), LeaseLost>, QueueError> {
         if !self.lanes.holds(settle.lane) {
             return Ok(Err(LeaseLost));

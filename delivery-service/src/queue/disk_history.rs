@@ -54,7 +54,7 @@ impl Group<'_, '_> {
     pub(super) fn trim(&mut self, lane: WebhookId, row: &mut Row, most: usize) -> Result<usize, QueueError> {
         let Self { tables, limits, now, .. } = self;
         let mut history =
-            |table: &mut Table<'_, &[u8; 24], &[u8; 24]>, count: &mut u64, kept, age: Duration| {
+            |table: &mut Table<'_, &[u8; 24], &[u8; 24]>, count: &mut u64, kept, age: Duration, bodies| {
                 let mut trimmed = 0;
                 while *count > 0 && trimmed < most {
                     let (from, to) = places(lane, Place(0));
@@ -66,14 +66,17 @@ impl Group<'_, '_> {
                     }
                     table.remove(&key)?;
                     tables.heads.remove(&first16(&value))?;
-                    tables.bodies.remove(&first16(&value))?;
+                    if bodies {
+                        tables.bodies.remove(&first16(&value))?;
+                    }
                     *count -= 1;
                     trimmed += 1;
                 }
                 Ok::<_, QueueError>(trimmed)
             };
-        let ended = history(&mut tables.ended, &mut row.ended, limits.ended_kept, limits.ended_age)?;
-        let failed = history(&mut tables.failed, &mut row.failed, limits.failed_kept, limits.failed_age)?;
+        let ended = history(&mut tables.ended, &mut row.ended, limits.ended_kept, limits.ended_age, false)?;
+        let failed =
+            history(&mut tables.failed, &mut row.failed, limits.failed_kept, limits.failed_age, true)?;
         Ok(ended + failed)
     }
 
