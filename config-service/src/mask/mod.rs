@@ -10,6 +10,9 @@ use proto::v1::{DeliveryPolicy, Webhook, WebhookState, authentication::Method};
 
 use crate::validate::entry;
 
+/// Paths in a mask: more than there are fields.
+const MAX_PATHS: usize = 64;
+
 /// What stands in the place of a secret.
 pub const MASKED: &str = "********";
 
@@ -86,6 +89,10 @@ pub fn merge(stored: &Webhook, given: Webhook, mask: Option<&FieldMask>, found: 
     let paths: Vec<&str> = mask.iter().flat_map(|mask| &mask.paths).map(String::as_str).collect();
     let mut merged = match paths.as_slice() {
         [] | ["*"] => whole(stored, given, found),
+        _ if paths.len() > MAX_PATHS => {
+            found.add("update_mask.paths", format!("at most {MAX_PATHS} paths: {} were given", paths.len()));
+            stored.clone()
+        }
         _ => parts(stored, given, &paths, found),
     };
     restore(&mut merged, Some(stored), found);

@@ -138,6 +138,7 @@ fn paths_that_name_nothing_or_what_cannot_change_are_refused() {
         assert_eq!(wrong, ["update_mask.paths[1]"], "{path:?}");
         assert_eq!(webhook, stored(), "{path:?}");
     }
+    assert_eq!(merged(Webhook::default(), &["labels"; 65]), (stored(), vec!["update_mask.paths".into()]));
 }
 
 #[test]

@@ -203,6 +203,7 @@ fn what_is_allowed_at_the_edges_is_stored_as_given() {
         Webhook { description: "é".repeat(500), ..valid() },
         Webhook { post_url: format!("https://example.com/{}", "x".repeat(2_028)), ..valid() },
         Webhook { labels: map([("k".repeat(63), "v".repeat(255))]), ..valid() },
+        Webhook { filter: "event.event_name == \"a\"".into(), ..valid() },
         Webhook { state: WebhookState::Paused.into(), ..valid() },
         Webhook { url_parameters: 3, ..valid() },
         with_header("Authorization", "Token abc"),

@@ -23,6 +23,8 @@ use crate::{store::Record, unavailable, validate};
 
 /// Records read from the store at once.
 const CHUNK: usize = 200;
+/// Types, states or labels to narrow a list by: more than there are.
+const MAX_WANTED: usize = 32;
 /// A page ends here, however few of these many match.
 const MAX_EXAMINED: usize = 10_000;
 /// Bytes of webhooks on a page: what any gRPC client takes (4 MiB) with room to spare.
@@ -130,6 +132,13 @@ fn mismatch(record: &Record, of_rule: impl Fn(&Rule) -> Option<String>) -> Optio
 }
 
 fn kinds(request: &ListWebhooksRequest, found: &mut Violations) {
+    for (field, given) in
+        [("types", request.types.len()), ("states", request.states.len()), ("labels", request.labels.len())]
+    {
+        if given > MAX_WANTED {
+            return found.add(field, format!("at most {MAX_WANTED}: {given} were given"));
+        }
+    }
     for (at, kind) in request.types.iter().enumerate() {
         if !matches!(WebhookType::try_from(*kind), Ok(kind) if kind != WebhookType::Unspecified) {
             found.add(format!("types[{at}]"), "unknown value: use a value of WebhookType");

@@ -84,6 +84,7 @@ async fn a_token_of_another_request_and_a_bad_size_are_refused() {
             ListWebhooksRequest { types: vec![0, 8], states: vec![9], ..list() },
             vec!["types[0]", "types[1]", "states[0]"],
         ),
+        (ListWebhooksRequest { types: vec![4; 33], ..list() }, vec!["types"]),
         (ListWebhooksRequest::default(), vec!["license_code"]),
     ];
     for (request, expected) in cases {

@@ -23,11 +23,13 @@ async fn an_event_fires_what_matches_and_the_others_say_why_not() {
         named(&["Added to Cart"]),
         Webhook { state: WebhookState::Paused.into(), ..named(&["Other", "Added*"]) },
         Webhook { r#type: WebhookType::GlobalApplicationEvents.into(), ..named(&[]) },
+        Webhook { filter: "event.event_name == \"Added to Cart\"".into(), ..webhook() },
     ];
     let does_not = [
         named(&["added to cart"]),
         Webhook { event_category: 1, ..webhook() },
         Webhook { r#type: WebhookType::Journey.into(), ..named(&[]) },
+        Webhook { filter: "event.event_data.missing == 1".into(), ..webhook() },
     ];
     let (mut expected, mut others) = (vec![], vec![]);
     for webhook in fires {
