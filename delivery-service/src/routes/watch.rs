@@ -82,6 +82,9 @@ impl Watch {
                 Code::Unauthenticated | Code::PermissionDenied => {
                     error!(%code, message, wait_ms, "config-service refuses to send routes: check the route token");
                 }
+                _ if !self.table.synced() => {
+                    warn!(%code, message, wait_ms, "config-service cannot be reached, and no routes are known yet");
+                }
                 _ => warn!(%code, message, wait_ms, "lost config-service; going on with the routes at hand"),
             }
             away = true;

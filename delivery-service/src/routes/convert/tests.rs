@@ -129,6 +129,21 @@ fn credentials_become_a_header_that_logs_do_not_show() {
 }
 
 #[test]
+fn equal_filters_and_default_policies_are_shared() {
+    let mut converter = Converter::default();
+    let mut make = |source: &str| {
+        let webhook = v1::Webhook { filter: source.into(), ..webhook() };
+        converter.route(sent(webhook), 1).unwrap()
+    };
+    let (first, second) = (make("event.user_id == 'a'"), make("event.user_id == 'a'"));
+    let other = make("event.user_id == 'b'");
+    let filter = |route: &Route| Arc::clone(route.rule.filter.as_ref().unwrap());
+    assert!(Arc::ptr_eq(&filter(&first), &filter(&second)));
+    assert!(!Arc::ptr_eq(&filter(&first), &filter(&other)));
+    assert!(Arc::ptr_eq(&first.policy.retry_delays, &other.policy.retry_delays));
+}
+
+#[test]
 fn what_this_version_does_not_know_is_refused_by_the_webhooks_name_and_without_secrets() {
     let policy = |policy| v1::Webhook { delivery_policy: Some(policy), ..webhook() };
     let method = |method| v1::Webhook {
@@ -143,6 +158,7 @@ fn what_this_version_does_not_know_is_refused_by_the_webhooks_name_and_without_s
         ("JSON only", v1::Webhook { format: v1::PayloadFormat::Xml as i32, ..webhook() }),
         ("state", v1::Webhook { state: 9, ..webhook() }),
         ("url_parameters", v1::Webhook { url_parameters: 9, ..webhook() }),
+        ("filter", v1::Webhook { filter: "event.".into(), ..webhook() }),
         ("ED25519", v1::Webhook { signature_scheme: 2, ..webhook() }),
         ("signature_scheme", v1::Webhook { signature_scheme: 9, ..webhook() }),
         (

@@ -1,10 +1,14 @@
 //! The table against the naive way: every rule asked about every event.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use common::{
     clock::Time,
     event::{Activity, Journey, JourneyChange, Object},
+    filter::Filter,
     matching::{Category, Name, Rule, UNDELIVERABLE},
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -201,6 +205,28 @@ fn the_seven_names_are_carried_as_application_events_alone() {
     }
     assert_eq!(ids(&table.candidates(&activity("a", "app_crashed", Category::Application))), [id(1)]);
     assert_eq!(ids(&table.candidates(&activity("a", "app_seen", Category::System))), [id(1), id(2)]);
+}
+
+#[test]
+fn filters_are_asked_last_and_their_subject_is_made_at_most_once() {
+    let filtered = |number, source| {
+        let filter = Some(Arc::new(Filter::compile(source).unwrap()));
+        route(number, 1, "a", Rule { filter, ..rule(Kind::Journey, &[], None) })
+    };
+    let table = synced([
+        filtered(1, "event.version == 1"),
+        filtered(2, "event.version == 2"),
+        route(3, 1, "a", rule(Kind::Journey, &[], None)),
+        route(4, 1, "b", rule(Kind::Journey, &[], None)),
+    ]);
+    let made = AtomicUsize::new(0);
+    let subject = || {
+        made.fetch_add(1, Ordering::Relaxed);
+        Subject::parse(br#"{"version":1}"#)
+    };
+    assert_eq!(ids(&table.matching(&journey("a"), subject)), [id(1), id(3)]);
+    assert_eq!(ids(&table.matching(&journey("b"), subject)), [id(4)]);
+    assert_eq!(made.load(Ordering::Relaxed), 1);
 }
 
 #[test]
