@@ -8,6 +8,10 @@ use regex::{Regex, RegexBuilder};
 
 use super::{FilterError, MAX_NESTED_MACROS, MAX_NODES, value::Json};
 
+/// Bytes of a compiled regex.
+const SMALL_REGEX: usize = 1 << 17;
+const LARGE_REGEX: usize = 1 << 20;
+
 #[derive(Debug)]
 pub(super) enum Node {
     Literal(Json),
@@ -26,7 +30,7 @@ pub(super) enum Node {
     If(Box<[Node; 3]>),
     Binary(Binary, Box<Node>, Box<Node>),
     Call(Function, Box<[Node]>),
-    Matches(Box<Node>, Box<Regex>),
+    Matches(Box<Node>, Box<Pattern>),
     Macro(Box<Macro>),
 }
 
@@ -57,6 +61,13 @@ pub(super) enum Function {
     String,
     Bool,
     Dyn,
+}
+
+/// A regex, and what it costs.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    pub(super) regex: Regex,
+    pub(super) steps_per_byte: usize,
 }
 
 #[derive(Debug)]
@@ -162,7 +173,7 @@ impl<'t> Compiler<'t> {
         }
         let arguments: Vec<&IdedExpr> = call.target.as_deref().into_iter().chain(&call.args).collect();
         if let ("matches", [text, pattern]) = (name, arguments.as_slice()) {
-            return Ok(Node::Matches(self.boxed(text)?, Box::new(self.regex(pattern)?)));
+            return Ok(Node::Matches(self.boxed(text)?, Box::new(self.pattern(pattern)?)));
         }
         // Functions of one argument are also written as methods (size), or never (conversions).
         let function = match (name, arguments.len(), call.target.is_some()) {
@@ -225,17 +236,22 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    fn regex(&mut self, pattern: &IdedExpr) -> Result<Regex, FilterError> {
+    fn pattern(&mut self, pattern: &IdedExpr) -> Result<Pattern, FilterError> {
         self.nodes += 1;
         let Expr::Literal(LiteralValue::String(pattern)) = &pattern.expr else {
             return Err(FilterError::new("matches takes its regex as a constant string"));
         };
-        RegexBuilder::new(pattern.inner())
-            .size_limit(1 << 17)
-            .dfa_size_limit(1 << 17)
-            .nest_limit(32)
-            .build()
-            .map_err(|e| FilterError::new(format!("the regex {:?} is not one: {e}", pattern.inner())))
+        let build = |bytes: usize| {
+            RegexBuilder::new(pattern.inner()).size_limit(bytes).dfa_size_limit(bytes).nest_limit(32).build()
+        };
+        // At worst a byte of text costs as much as the regex is large: \w{9} is, [a-z]{9} is not.
+        if let Ok(regex) = build(SMALL_REGEX) {
+            return Ok(Pattern { regex, steps_per_byte: 1 });
+        }
+        match build(LARGE_REGEX) {
+            Ok(regex) => Ok(Pattern { regex, steps_per_byte: LARGE_REGEX / SMALL_REGEX }),
+            Err(e) => Err(FilterError::new(format!("the regex {:?} is not one: {e}", pattern.inner()))),
+        }
     }
 
     /// The parser has expanded macros; what they were shows in the step of their loop.

@@ -102,10 +102,10 @@ impl<'a> Run<'a> {
                 self.binary(*operator, a, b)
             }
             Node::Call(function, arguments) => self.call(*function, arguments),
-            Node::Matches(text, regex) => {
+            Node::Matches(text, pattern) => {
                 let text = self.text(text, "matches")?;
-                self.spend(text.as_str().len())?;
-                Ok(Value::Bool(regex.is_match(text.as_str())))
+                self.spend(text.as_str().len().saturating_mul(pattern.steps_per_byte))?;
+                Ok(Value::Bool(pattern.regex.is_match(text.as_str())))
             }
             Node::Macro(it) => {
                 let depth = self.variables.len();

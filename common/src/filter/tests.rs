@@ -28,6 +28,7 @@ fn true_expressions_match() {
         "event.event_name.contains('notification')",
         "event.event_name.matches('^push_[a-z]+_accepted$')",
         r"event.event_name.matches(r'^\w+$') && matches(event.event_name, r'(?i)PUSH\w')",
+        r"!event.event_name.matches(r'^[\w.]+@[\w.]+\.\w{2,}$')",
         "event.event_data.price == 40.0 && event.event_data.price == 40",
         "event.event_data.whole == 39 && event.event_data.whole + 1 == event.event_data.price",
         "event.event_data.price > 39.5 && 39.5 < event.event_data.price && event.event_data.part < 40",

@@ -147,7 +147,8 @@ fn every_rule_is_enforced_under_its_field() {
         assert!(event.is_none(), "{payload} was taken");
         let mut found: Vec<_> = faults.iter().map(|(field, _)| field.as_str()).collect();
         let mut expected: Vec<_> = fields.split(' ').collect();
-        (found.sort_unstable(), expected.sort_unstable());
+        found.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(found, expected, "{}", &payload[..payload.len().min(200)]);
     }
     assert!(activity(&nested(64)).0.is_some(), "64 levels are taken");
