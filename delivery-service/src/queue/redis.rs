@@ -13,7 +13,7 @@
 //! | `P:{qN}:news:HOLDER` | set: lanes it held when something happened in them; with `w` behind: that were woken |
 //! | `P:{qN}:heads` | hash: delivery id → mark and head (`redis_record.rs`) |
 //! | `P:{qN}:bodies` | hash: delivery id → body, of those that are open or FAILED |
-//! | `P:{qN}:lane:ID` | hash: license, fence, holder ("" free), last (place), done (to which place all fresh ones are), hold (until ms; `inf` parked), n and bytes (open), memo, age (when its history is looked at) |
+//! | `P:{qN}:lane:ID` | hash: license, fence, holder ("" free), last (place), done (to which place all fresh ones are), hold (until ms; `inf` parked), n and bytes (open), ended (in `ok`), late ("1": some are or were scheduled), memo, age (when its history is looked at) |
 //! | `P:{qN}:open:ID` | zset: delivery id → place, of all open ones |
 //! | `P:{qN}:sched:ID` | zset: delivery id → due ms, of the scheduled ones; under 10⁹: asked for, in that order |
 //! | `P:{qN}:ok:ID`, `…:failed:ID` | zsets: delivery id → place. History; `ok` has SUCCEEDED and CANCELLED |

@@ -103,3 +103,34 @@ impl Drop for Unsure<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_that_a_lost_answer_granted_is_given_back_and_no_other() {
+        let leases = Leases::default();
+        let lease = |lane: u128, fence| Lease { webhook_id: WebhookId::new(0, lane), fence };
+        let (known, lost, late) = (lease(1, 7), lease(2, 3), lease(3, 1));
+        leases.granted(known);
+        drop(leases.call([0]));
+        assert!(leases.is_unsure(0) && !leases.is_unsure(1));
+        leases.call([1]).known(1);
+        assert!(!leases.is_unsure(1), "its answer came");
+
+        let start = Instant::now();
+        let held = [known, lost, late];
+        assert_eq!(leases.orphans(0, 1, &held, start), []);
+        leases.granted(late);
+        assert_eq!(leases.orphans(0, 1, &held, start + TIMEOUT), [], "an answer may be under way");
+        let soon = start + TIMEOUT + Duration::from_millis(1);
+        assert_eq!(leases.orphans(0, 1, &held, soon), [lost]);
+        assert_eq!(leases.orphans(0, 1, &[known, late], start + 2 * WATCH), []);
+        assert!(!leases.is_unsure(0), "all that is held is known");
+        leases.ended(known);
+        assert!(leases.any_in(0, 1));
+        leases.ended(late);
+        assert!(!leases.any_in(0, 1));
+    }
+}

@@ -68,6 +68,18 @@ pub fn lane(number: u64) -> WebhookId {
     WebhookId::new(1_700_000_000_000 + number as i64, number.into())
 }
 
+/// The delivery of this number for a lane, with an event id of its own.
+pub fn new_for(queue: &dyn Queue, lane: WebhookId, number: u64) -> New {
+    let id = DeliveryId::new(lane.shard(queue.shards()), 1_700_000_000_000, number);
+    let body = Bytes::from(format!("body {number}"));
+    let mut head = Head::new(id, lane);
+    head.license_code = ACCOUNT.into();
+    head.event_id = format!("event {number}");
+    head.event_type = "SURVEY_RESPONSE_SUBMIT".into();
+    head.body_bytes = body.len() as u32;
+    New { head, body, dedupe: true, failed: None }
+}
+
 impl<B: Backend> Bench<B> {
     pub async fn start() -> Self {
         Self::with(Limits::default()).await
@@ -94,15 +106,7 @@ impl<B: Backend> Bench<B> {
 
     /// A delivery for a lane, with an event id of its own, not yet stored.
     pub fn new_for(&self, lane: WebhookId) -> New {
-        let number = self.made.fetch_add(1, Ordering::Relaxed) + 1;
-        let id = DeliveryId::new(lane.shard(self.queue.shards()), 1_700_000_000_000, number);
-        let body = Bytes::from(format!("body {number}"));
-        let mut head = Head::new(id, lane);
-        head.license_code = ACCOUNT.into();
-        head.event_id = format!("event {number}");
-        head.event_type = "SURVEY_RESPONSE_SUBMIT".into();
-        head.body_bytes = body.len() as u32;
-        New { head, body, dedupe: true, failed: None }
+        new_for(&*self.queue, lane, self.made.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     pub async fn enqueue(&self, new: New) -> Stored {

@@ -6,6 +6,7 @@
 mod bench;
 mod disk;
 mod redis;
+mod redis_alone;
 mod redis_server;
 
 mod claim;

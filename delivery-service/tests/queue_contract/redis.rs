@@ -29,14 +29,14 @@ struct Store<S> {
     prefix: String,
     limits: Limits,
     offset_ms: Arc<AtomicI64>,
-    _server: S,
+    server: S,
 }
 
 impl<S> Store<S> {
     fn new(server: S, address: String, limits: Limits) -> Self {
         static STORES: AtomicU64 = AtomicU64::new(0);
         let prefix = format!("test{}", STORES.fetch_add(1, Ordering::Relaxed));
-        Self { address, prefix, limits, offset_ms: Arc::default(), _server: server }
+        Self { address, prefix, limits, offset_ms: Arc::default(), server }
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
@@ -45,6 +45,16 @@ impl<S> Store<S> {
 
     fn advance(&self, by: Duration) {
         self.offset_ms.fetch_add(by.as_millis() as i64, Ordering::Relaxed);
+    }
+}
+
+impl Single {
+    pub fn server(&self) -> &Server {
+        &self.0.server
+    }
+
+    pub fn prefix(&self) -> &str {
+        &self.0.prefix
     }
 }
 

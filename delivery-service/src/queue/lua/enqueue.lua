@@ -115,7 +115,7 @@ if not done then
   return redis.error_reply(reason(failure))
 end
 for _, lane in ipairs(aged) do
-  trim('failed:', lane[1], failed_kept)
+  trim('failed:', lane[1], failed_kept, redis.call('ZCARD', base .. 'failed:' .. lane[1]))
   aging(lane[1], lane[2], ended_age, failed_age)
 end
 return answers

@@ -4,14 +4,16 @@ local function forget(key, ids, with_bodies)
   if with_bodies then each('HDEL', bodies, ids) end
 end
 
-local function trim(set, lane, kept)
+-- Cuts an index back to what is kept, now and then: a sixteenth more may stand meanwhile. `count` is how
+-- many stand there.
+local function trim(set, lane, kept, count)
+  if count <= kept + math.floor(kept / 16) then return count end
   local key = base .. set .. lane
-  local over = redis.call('ZCARD', key) - kept
-  if over <= 0 then return end
-  over = math.min(over, 1000)
+  local over = math.min(count - kept, 1000)
   local ids = redis.call('ZRANGE', key, 0, over - 1)
   redis.call('ZREMRANGEBYRANK', key, 0, over - 1)
   forget(key, ids, set == 'failed:')
+  return count - #ids
 end
 
 -- Forgets what is too old. A lane of which nothing is left goes too.
@@ -24,6 +26,7 @@ local function sweep(lane, ended_age, failed_age)
     if #ids > 0 then
       each('ZREM', key, ids)
       forget(key, ids, set == 'failed:')
+      if set == 'ok:' then redis.call('HDEL', base .. 'lane:' .. lane, 'ended') end
     end
     local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
     if first[2] then

@@ -20,6 +20,7 @@ end
 redis.call('HSET', heads, id, struct.pack(MARK, place, size, SCHEDULED, unseen, attempts) .. ARGV[6])
 -- Before all that have a time, in the order in which they were asked for.
 redis.call('ZADD', base .. 'sched:' .. lane, now / 1000000, id)
+redis.call('HSET', key, 'late', 1)
 if holder ~= '' then
   redis.call('SADD', base .. 'news:' .. holder, lane)
 elseif r[2] ~= 'inf' then

@@ -5,43 +5,45 @@
 -- attempts, head). Answers for each lane 1, 0 when its lease is lost, or an error's text.
 local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
 local ended_age, failed_age = tonumber(ARGV[5]), tonumber(ARGV[6])
-local freed, waiting, news = {}, {}, {}
+local freed, waiting, news, records, dropped, history = {}, {}, {}, {}, {}, {}
+
+-- Records and bodies of all lanes are written together.
+local function flush()
+  each('HSET', heads, records)
+  each('HDEL', bodies, dropped)
+  records, dropped = {}, {}
+end
 
 local function settle(lane, at, ended, others)
   local key, open, sched = base .. 'lane:' .. lane, base .. 'open:' .. lane, base .. 'sched:' .. lane
-  local r = redis.call('HMGET', key, 'fence', 'holder', 'done', 'n', 'bytes', 'last', 'age')
+  local r = redis.call('HMGET', key, 'fence', 'holder', 'done', 'n', 'bytes', 'last', 'age', 'late', 'ended')
   if r[1] ~= ARGV[at + 1] or r[2] ~= me then return 0 end
   local n, bytes = tonumber(r[4] or 0), tonumber(r[5] or 0)
-  local records, fails = {}, false
+  local history_count, fails, late = nil, false, r[8] == '1'
 
   local i = at + 9
   if ended > 0 then
-    local ids, places = {}, {}
-    for _ = 1, ended do
-      local id = ARGV[i]
-      ids[#ids + 1] = id
-      places[#places + 1], places[#places + 2] = ARGV[i + 1], id
-      records[#records + 1], records[#records + 2] = id, ARGV[i + 2]
-      i = i + 3
-    end
+    local ids, places, stored, count = {}, {}, nil, 0
+    for k = 1, ended do ids[k] = ARGV[i + k * 3 - 3] end
     local left = each('ZREM', open, ids)
     n, bytes = n - left, bytes - ARGV[at + 7] * left / ended
-    if left < ended then
-      -- Some had ended before: a call is repeated. What stands of them stands.
-      local stored, all, all_places, all_records = values(heads, ids), ids, places, records
-      ids, places, records = {}, {}, {}
-      for k = 1, ended do
-        local kind = stored[k] and select(3, struct.unpack(MARK, stored[k])) or ENDED
-        if kind < ENDED then
-          ids[#ids + 1] = all[k]
-          places[#places + 1], places[#places + 2] = all_places[k * 2 - 1], all[k]
-          records[#records + 1], records[#records + 2] = all[k], all_records[k * 2]
-        end
+    -- When some had ended before, a call is repeated: what stands of them stands.
+    if left < ended then stored = values(heads, ids) end
+    for k = 1, ended do
+      local id = ids[k]
+      if not stored or (stored[k] and select(3, struct.unpack(MARK, stored[k])) < ENDED) then
+        places[#places + 1], places[#places + 2] = ARGV[i + 1], id
+        records[#records + 1], records[#records + 2] = id, ARGV[i + 2]
+        dropped[#dropped + 1] = id
+        count = count + 1
       end
+      i = i + 3
     end
-    each('ZREM', sched, ids)
-    each('ZADD', base .. 'ok:' .. lane, places)
-    each('HDEL', bodies, ids)
+    if late then each('ZREM', sched, ids) end
+    if count > 0 then
+      local before = r[9] and tonumber(r[9]) or redis.call('ZCARD', base .. 'ok:' .. lane)
+      history_count = before + each('ZADD', base .. 'ok:' .. lane, places)
+    end
   end
 
   i = i + 1
@@ -61,7 +63,7 @@ local function settle(lane, at, ended, others)
             -- A retry was asked for that this attempt did not know of.
             scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now / 1000000, id
             records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, RENEW, attempts) .. head
-            news[1] = lane
+            news[#news + 1] = lane
           elseif after ~= '' then
             scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now + after, id
             records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, 0, renewed) .. head
@@ -75,17 +77,19 @@ local function settle(lane, at, ended, others)
       end
     end
     n = n - each('ZREM', open, gone)
-    each('ZREM', sched, gone)
+    if late then each('ZREM', sched, gone) end
     each('ZADD', sched, scheduled)
+    late = late or #scheduled > 0
     each('ZADD', base .. 'failed:' .. lane, failed)
     fails = #failed > 0
   end
-  each('HSET', heads, records)
 
   local fields = { 'n', math.max(0, n), 'bytes', math.max(0, bytes) }
   if tonumber(ARGV[at + 2]) > tonumber(r[3] or 0) then
     fields[5], fields[6] = 'done', ARGV[at + 2]
   end
+  if late and r[8] ~= '1' then fields[#fields + 1], fields[#fields + 2] = 'late', 1 end
+  if history_count then fields[#fields + 1], fields[#fields + 2] = 'ended', history_count end
   if ARGV[at + 3] ~= '' then
     fields[#fields + 1], fields[#fields + 2] = 'memo', string.sub(ARGV[at + 3], 2)
   end
@@ -112,6 +116,7 @@ local function settle(lane, at, ended, others)
       next = now
     else
       fields[2], fields[4] = 0, 0
+      if late then fields[#fields + 1], fields[#fields + 2] = 'late', '' end
     end
     fields[#fields + 1], fields[#fields + 2] = 'holder', ''
     fields[#fields + 1], fields[#fields + 2] = 'hold', hold
@@ -120,21 +125,39 @@ local function settle(lane, at, ended, others)
   end
   redis.call('HSET', key, unpack(fields))
 
-  if ended > 0 then trim('ok:', lane, ended_kept) end
-  if fails then trim('failed:', lane, failed_kept) end
-  if ended > 0 or fails then aging(lane, r[7], ended_age, failed_age) end
+  if history_count or fails then
+    local before = history[lane] or {}
+    history[lane] = { history_count or before[1] or false, fails or before[2], r[7] }
+  end
   return 1
 end
 
-local answers, at = {}, 7
+local answers, at, seen = {}, 7, {}
 while at <= #ARGV do
-  local ended = tonumber(ARGV[at + 8])
+  local lane, ended = ARGV[at], tonumber(ARGV[at + 8])
   local others = tonumber(ARGV[at + 9 + ended * 3])
-  local done, answer = pcall(settle, ARGV[at], at, ended, others)
+  if seen[lane] then flush() end
+  seen[lane] = true
+  local r, d = #records, #dropped
+  local done, answer = pcall(settle, lane, at, ended, others)
+  if not done then
+    for i = #records, r + 1, -1 do records[i] = nil end
+    for i = #dropped, d + 1, -1 do dropped[i] = nil end
+  end
   answers[#answers + 1] = done and answer or reason(answer)
   at = at + 10 + ended * 3 + others * 5
 end
+flush()
 each('SREM', base .. 'held:' .. me, freed)
 each('ZADD', lanes, waiting)
 each('SADD', base .. 'news:' .. me, news)
+for lane, of in pairs(history) do
+  local count, fails, age = of[1], of[2], of[3]
+  if count then
+    local left = trim('ok:', lane, ended_kept, count)
+    if left < count then redis.call('HSET', base .. 'lane:' .. lane, 'ended', left) end
+  end
+  if fails then trim('failed:', lane, failed_kept, redis.call('ZCARD', base .. 'failed:' .. lane)) end
+  aging(lane, age, ended_age, failed_age)
+end
 return answers
