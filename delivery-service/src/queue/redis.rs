@@ -132,7 +132,7 @@ impl RedisQueue {
         call.arg(&id.bytes());
         let mut answer = Answer::of(self.verbs.get.run(&self.connection, call, TIMEOUT).await?)?;
         let record = answer.bytes()?;
-        Ok(record.map(|record| answer.bytes().map(|body| (record, body))).transpose()?)
+        record.map(|record| answer.bytes().map(|body| (record, body))).transpose()
     }
 }
 
