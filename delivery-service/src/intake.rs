@@ -4,7 +4,12 @@
 use std::{cell::OnceCell, sync::Arc};
 
 use bytes::Bytes;
-use common::{clock::Clock, event::Event, filter::Subject, ids::DeliveryId};
+use common::{
+    clock::{Clock, Time},
+    event::Event,
+    filter::Subject,
+    ids::DeliveryId,
+};
 
 use crate::{
     delivery::{Fault, Head},
@@ -74,10 +79,7 @@ impl Intake {
         let bodies = Bodies { event: &event, json: OnceCell::new(), xml: OnceCell::new() };
         let routes = self.routes.matching(&event, || Subject::parse(bodies.json()));
         let now = self.clock.now();
-        let event_id = event
-            .id
-            .clone()
-            .unwrap_or_else(|| format!("evt_{}", ulid::Ulid::from_parts(now.0 as u64, rand::random())));
+        let event_id = event_id(&event, now);
         for route in routes {
             let id = DeliveryId::new(route.webhook_id.shard(self.shards), now.0, rand::random());
             new.push(bodies.delivery(&route, id, &event_id, traceparent));
@@ -110,6 +112,12 @@ impl Bodies<'_> {
         let failed = (route.state == RouteState::Disabled).then_some(Fault::Disabled);
         New { head, body, dedupe: self.event.id.is_some(), failed }
     }
+}
+
+/// The publisher's id, or one that is assigned.
+pub fn event_id(event: &Event, now: Time) -> String {
+    let assigned = || format!("evt_{}", ulid::Ulid::from_parts(now.0.max(0) as u64, rand::random()));
+    event.id.clone().unwrap_or_else(assigned)
 }
 
 /// What a delivery says of its event, whichever way it is sent.

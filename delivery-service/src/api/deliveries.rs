@@ -10,7 +10,7 @@ use common::{
     clock::Clock,
     event::{Event, Payload},
     ids::{DeliveryId, WebhookId},
-    intake,
+    intake as checked,
     matching::Kind,
     service::MAX_REQUEST,
     status::{self, Violations},
@@ -27,8 +27,7 @@ use tonic::{Request, Response, Status};
 
 use super::{convert, from_queue, routes_unknown};
 use crate::{
-    delivery::Head,
-    payload,
+    intake, payload,
     queue::{Found, Queue, Retried},
     request,
     routes::{Route, RouteState, table::Table},
@@ -95,22 +94,16 @@ impl Deliveries {
         };
         let now = self.clock.now();
         let shard = route.webhook_id.shard(self.queue.shards());
-        let mut head = Head::new(DeliveryId::new(shard, now.0, rand::random()), route.webhook_id);
-        head.license_code = event.license_code.clone();
-        head.event_type = event.event_type().into();
-        head.feedback_id = event.feedback_id().map(Into::into);
-        head.xml = route.xml;
         let body = if route.xml { payload::xml::render(&event) } else { payload::json::render(&event) };
-        head.event_id = event.id.unwrap_or_else(|| {
-            format!("evt_{}", ulid::Ulid::from_parts(now.0.max(0) as u64, rand::random()))
-        });
+        let id = DeliveryId::new(shard, now.0, rand::random());
+        let head = intake::head(&event, route, id, &intake::event_id(&event, now));
         Ok(request::build(route, &head, body, now))
     }
 
     /// A caller's event, checked as if it were published, and of the webhook's account and kind.
     fn given(&self, route: &Route, given: v1::Event) -> Result<Event, Status> {
         let mut violations = Violations::default();
-        let event = intake::event(given, self.clock.now(), "event", &mut violations);
+        let event = checked::event(given, self.clock.now(), "event", &mut violations);
         violations.check()?;
         let event = event.ok_or_else(|| status::internal("an event without violations was refused"))?;
         let mut violations = Violations::default();

@@ -14,7 +14,6 @@ use http::{HeaderName, HeaderValue};
 
 /// A webhook with all that sending to it takes. Read when sending, never stored in the queue, so a
 /// mended route mends the backlog.
-#[derive(Debug)]
 pub struct Route {
     pub webhook_id: WebhookId,
     pub revision: u64,
@@ -42,7 +41,7 @@ pub enum RouteState {
 }
 
 /// What is appended to the URL's query.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum UrlParameters {
     None,
     Event,
@@ -73,5 +72,22 @@ pub struct Policy {
 impl std::fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SigningKey(..)")
+    }
+}
+
+/// Without what is secret: the URL may be too.
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Route({} at {}, {:?})", self.webhook_id, self.revision, self.state)
+    }
+}
+
+impl std::fmt::Debug for UrlParameters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Event => "Event",
+            Self::EventAndSecret { .. } => "EventAndSecret(..)",
+        })
     }
 }

@@ -12,7 +12,7 @@ use tonic_types::StatusExt;
 
 use super::*;
 use crate::{
-    delivery::{Attempt, Fault, State},
+    delivery::{Attempt, Fault, Head, State},
     queue::{Fate, LaneNow, Lease, Limits, New, Settle, Settled, Stored, disk::DiskQueue},
     routes::{
         convert::Converter,
