@@ -55,7 +55,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let clock = Clock::System;
     let store = open(&settings.store, &clock).await?;
     let rules = Arc::new(settings.egress);
-    let webhooks = Webhooks::new(store.clone(), rules, clock.clone());
+    let webhooks = Webhooks::new(store.clone(), rules.clone(), clock.clone());
     let accounts = Accounts::new(store.clone(), clock.clone());
     let routes = Routes::new(store.clone(), clock, settings.route_token, stop.clone());
     let services = Services::default()
@@ -70,9 +70,11 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         },
         stop.clone(),
     );
-    let Started { address, done } = service::serve(settings.listen, services, ready, stop).await?;
+    let serving = service::serve(settings.listen, services, ready, stop).await?;
+    service::announce("config-service", &serving, &settings.store, &rules);
+    let address = serving.address;
     let done = tokio::spawn(async move {
-        let ended = done.await?;
+        let ended = serving.finished().await;
         tracing::info!("config-service stopped");
         ended
     });

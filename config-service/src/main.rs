@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use clap::Parser;
 use common::{
-    process, service,
+    process,
     settings::{self, EgressArgs, IngressArgs, Problems, ProcessArgs, StoreArgs},
     telemetry,
 };
@@ -37,12 +37,7 @@ fn main() -> ExitCode {
         return process::check_health(&cli.process, &[cli.config_addr]);
     }
     let settings = cli.check().unwrap_or_else(|problems| problems.exit());
-    process::run(&cli.process, async |stop| {
-        let (store, egress) = (settings.store.clone(), settings.egress.clone());
-        let started = config_service::start(settings, stop).await?;
-        service::announce("config-service", &started, &store, &egress);
-        started.finished().await
-    })
+    process::run(&cli.process, async |stop| config_service::start(settings, stop).await?.finished().await)
 }
 
 impl Cli {

@@ -46,8 +46,7 @@ const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// Starts the service; see `common::service`.
 pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Started> {
     let clock = Clock::System;
-    let store = settings.store.to_string();
-    let development = settings.egress.development;
+    let rules = settings.egress.clone();
     let queue = open(&settings, &clock, &stop).await?;
 
     let token = settings.route_token.as_ref().map(Secret::expose);
@@ -86,7 +85,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     );
     let serving = service::serve(settings.listen, services, ready, stop).await?;
     let address = serving.address;
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), store, development, "delivery-service listens");
+    service::announce("delivery-service", &serving, &settings.store, &rules);
     let done = tokio::spawn(async move {
         let served = serving.finished().await;
         last.cancel();
