@@ -1,8 +1,10 @@
 //! How a service is served over gRPC: bind, health, reflection, readiness, and a stop that lets calls
 //! end. Every service crate has the same front door, so that a binary can run one or both:
 //!
-//!     pub struct Settings { pub listen: SocketAddr, pub store: settings::Store, … }
-//!     pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Started>
+//! ```text
+//! pub struct Settings { pub listen: SocketAddr, pub store: settings::Store, … }
+//! pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Started>
+//! ```
 //!
 //! `start` returns once the service listens, ready or not (Redis may be away). When `stop` is
 //! cancelled the service winds down by itself, and `done` says how that went.

@@ -1,9 +1,11 @@
 //! Where Redis is, read from `--redis-url`. Says what is wrong with a URL without repeating its
 //! password, which no Debug and no error shows. Pure.
 //!
-//!     redis[s]://[user[:password]@]host[:port][/db]
-//!     redis[s]+cluster://[user[:password]@]host[:port][,host[:port]…]
-//!     redis[s]+sentinel://[user[:password]@]host[:port][,host[:port]…]/MASTER[/db]
+//! ```text
+//! redis[s]://[user[:password]@]host[:port][/db]
+//! redis[s]+cluster://[user[:password]@]host[:port][,host[:port]…]
+//! redis[s]+sentinel://[user[:password]@]host[:port][,host[:port]…]/MASTER[/db]
+//! ```
 //!
 //! Ports are 6379, and 26379 of sentinels. User and password (percent-encoded) are for the servers;
 //! sentinels are asked without.
