@@ -30,8 +30,9 @@ use crate::{address::Rules, settings::Store, status};
 pub const MAX_REQUEST: usize = 4 << 20;
 /// How long calls under way may take to end once the service stops.
 const DRAIN: Duration = Duration::from_secs(30);
-/// Between two looks at whether a service is ready.
+/// Between two looks at whether a service that is ready still is, and whether one that is not is now.
 const LOOK: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often a connection without traffic is asked whether it lives, and how long it may take to say so.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// What a client may send ahead of being read, in bytes, per call and per connection.
@@ -145,7 +146,7 @@ pub async fn serve(
     Ok(Started { address, done })
 }
 
-/// Looks every second whether a service is ready, until `stop`.
+/// Looks every second whether a service is ready, until `stop`; more often while it is not.
 pub fn ready_when<C, F>(mut check: C, stop: CancellationToken) -> watch::Receiver<bool>
 where
     C: FnMut() -> F + Send + 'static,
@@ -153,12 +154,10 @@ where
 {
     let (sender, receiver) = watch::channel(false);
     let watching = async move {
-        let mut looks = time::interval(LOOK);
-        looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
-            looks.tick().await;
             let is_ready = check().await;
             sender.send_if_modified(|was| std::mem::replace(was, is_ready) != is_ready);
+            time::sleep(if is_ready { LOOK } else { LOOK_AGAIN }).await;
         }
     };
     tokio::spawn(async move { stop.run_until_cancelled_owned(watching).await });

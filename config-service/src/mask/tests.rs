@@ -1,3 +1,5 @@
+//! What is masked, what a mask sent back keeps, and which fields an update takes: by table.
+
 use std::collections::BTreeMap;
 
 use proto::v1::{Authentication, BasicAuthentication, BearerAuthentication, WebhookType};

@@ -1,3 +1,5 @@
+//! What a webhook may say and what is refused, by table.
+
 use std::collections::BTreeMap;
 
 use proto::v1::{

@@ -235,7 +235,7 @@ fn check(key: &str, text: &str) {
     assert_eq!(entries.len(), 3);
     for entry in entries {
         assert_eq!(entry.attribute("key"), Some(key.as_str()));
-        let leaf = entry.descendants().filter(Node::is_element).next_back().unwrap();
+        let leaf = entry.descendants().rfind(Node::is_element).unwrap();
         assert_eq!(leaf.text().unwrap_or_default(), text);
     }
     for id in body.descendants().filter(|it| it.has_tag_name("id") || it.has_tag_name("text")) {

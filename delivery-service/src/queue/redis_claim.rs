@@ -56,7 +56,8 @@ impl RedisQueue {
             let (share, rest) = (lanes / due.len().max(1), lanes % due.len().max(1));
             let second = due.iter().enumerate().filter_map(|(i, &shard)| {
                 let lanes = share + usize::from(i < rest);
-                (lanes > 0).then_some(async move { (shard, self.claim_shard(shard, lanes, page, false).await) })
+                (lanes > 0)
+                    .then_some(async move { (shard, self.claim_shard(shard, lanes, page, false).await) })
             });
             for (shard, answer) in join_all(second).await {
                 match answer {
