@@ -200,8 +200,10 @@ async fn end_watches(mut reporter: HealthReporter, names: &[&'static str]) {
     }
 }
 
+/// With the details that errors carry, so that a tool can show them.
 fn reflection(names: &[&'static str]) -> tonic_reflection::server::Builder<'static> {
     let contract = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name("grpc.health.v1.Health");
