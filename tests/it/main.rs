@@ -5,6 +5,7 @@
 mod bad_input;
 mod crash;
 mod demo;
+mod engine;
 mod fixtures;
 mod grpcurl;
 mod latency;

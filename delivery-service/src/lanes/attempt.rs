@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use common::clock::{Clock, Time};
 
-use super::lease::LeaseClock;
+use super::{lease::LeaseClock, limit::Strain};
 use crate::{
     delivery::{Attempt, Fault, Head, State},
     queue::{Fate, Lease, Waiting},
@@ -34,6 +34,7 @@ pub struct Ended {
 pub struct Delivered {
     pub delivery: Waiting,
     pub fate: Fate,
+    pub strain: Strain,
     /// How long the receiver wants to be left alone.
     pub hold: Option<Duration>,
     /// The receiver is gone: what to tell of it, and the revision of the route it was sent by.
@@ -56,7 +57,8 @@ pub async fn run(context: &Context, lane: Lease, route: &Route, mut delivery: Wa
         delivery = %delivery.head.id(), webhook = %lane.webhook_id, attempt = delivery.head.attempt_count,
         status = outcome.http_status, fault = ?outcome.fault, fate = ?fate, "an attempt has ended"
     );
-    Ended { lane, result: Ok(Delivered { delivery, fate, hold: retry::hold(&outcome), gone }) }
+    let (strain, hold) = (strain(&outcome), retry::hold(&outcome));
+    Ended { lane, result: Ok(Delivered { delivery, fate, strain, hold, gone }) }
 }
 
 /// Writes into the head what follows from its last attempt.
@@ -75,6 +77,16 @@ fn follow(head: &mut Head, verdict: Verdict, now: Time) -> Fate {
             Fate::Failed
         }
     }
+}
+
+/// What an outcome says of how the receiver is.
+fn strain(outcome: &Outcome) -> Strain {
+    let overloaded = match outcome.fault {
+        Fault::Timeout | Fault::Connect | Fault::Disconnected => true,
+        Fault::Status => outcome.http_status == 429 || outcome.http_status >= 500,
+        _ => false,
+    };
+    Strain { succeeded: outcome.fault == Fault::None, overloaded, duration: outcome.duration }
 }
 
 /// An attempt as it is kept.

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{
+    circuit::Circuit,
     engine::Engine,
+    gate::Gate,
     lane::{Lane, WINDOW, WINDOW_BYTES},
     settling::Reply as Settlement,
 };
@@ -130,13 +132,15 @@ impl Engine {
         if self.lanes.get(&id).is_some_and(|held| held.lane.lease.fence > grant.lane.fence) {
             return;
         }
-        let mut lane = Lane::new(grant.lane, Place::default());
+        let revision = self.parts.routes.route(id).map_or(0, |route| route.revision);
+        let mut gate = Gate::new(Circuit::recall(&grant.memo, revision, self.moment()));
         if !grant.held.is_zero() {
-            lane.hold(now + grant.held);
+            gate.hold(now + grant.held);
         }
+        let mut lane = Lane::new(grant.lane, Place::default());
         lane.reading();
         lane.page(grant.page, now);
-        self.hold(lane);
+        self.hold(lane, gate, grant.memo);
         self.make_ready(id);
     }
 
@@ -162,9 +166,7 @@ impl Engine {
     fn settled(&mut self, settlement: Settlement, now: Instant) {
         match &settlement.1 {
             Err(error) => self.store_failed(&error.clone()),
-            Ok(_) => {
-                self.starved.drain(..).collect::<Vec<_>>().into_iter().for_each(|id| self.make_ready(id))
-            }
+            Ok(_) => self.feed(usize::MAX),
         }
         for (lease, result) in self.settling.answered(settlement, now) {
             let id = lease.webhook_id;

@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use common::ids::WebhookId;
 use tokio::{
     sync::mpsc,
@@ -18,32 +19,47 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Accepted, Input, Parts,
-    attempt::{Context, Delivered, Ended},
+    attempt::{Context, Ended},
     calls::{HEARTBEAT, Reply},
+    circuit::Moment,
+    gate::Gate,
     lane::Lane,
     lease::LeaseClock,
     settling::Settling,
+    status::Statuses,
 };
-use crate::queue::{Lanes as Which, Lease, Settled};
+use crate::queue::{Lanes as Which, Lease};
 
 /// Inputs taken in one go.
 const GULP: usize = 256;
 
 /// Runs until it is stopped and drained.
-pub async fn run(parts: Parts, inputs: mpsc::Receiver<Input>, stop: CancellationToken) {
-    Engine::new(parts).run(inputs, stop).await;
+pub async fn run(parts: Parts, statuses: Statuses, inputs: mpsc::Receiver<Input>, stop: CancellationToken) {
+    Engine::new(parts, statuses).run(inputs, stop).await;
 }
 
 /// A lane with what the loop keeps beside it.
 pub(super) struct Held {
     pub lane: Lane,
+    pub gate: Gate,
+    /// As the store has it.
+    pub memo: Bytes,
     pub ready: bool,
+    /// Whether it waits for the process to have room.
+    pub starved: bool,
     pub timer: Option<Instant>,
     pub idle_since: Option<Instant>,
     /// Its lease may be lost: nothing starts until the store has said that it is not.
     pub unsure: bool,
     /// The receiver is gone: nothing starts until config-service has turned the webhook off.
     pub gone: bool,
+}
+
+impl Held {
+    /// Whether nothing is under way or unstored: the lease could be given back.
+    pub fn quiet(&self) -> bool {
+        self.gate.under_way() == 0 && self.lane.quiet()
+    }
 }
 
 pub(super) struct Engine {
@@ -74,10 +90,11 @@ pub(super) struct Engine {
     pub wakes: VecDeque<Which>,
     pub waking: bool,
     pub draining: bool,
+    pub statuses: Statuses,
 }
 
 impl Engine {
-    fn new(parts: Parts) -> Self {
+    fn new(parts: Parts, statuses: Statuses) -> Self {
         let (ended, ends) = mpsc::unbounded_channel();
         let context =
             Context { sender: parts.sender.clone(), lease: LeaseClock::new(), clock: parts.clock.clone() };
@@ -102,6 +119,7 @@ impl Engine {
             wakes: VecDeque::new(),
             waking: false,
             draining: false,
+            statuses,
         }
     }
 
@@ -166,7 +184,7 @@ impl Engine {
                 self.wakes.push_back(Which::One(id));
                 if let Some(held) = self.lanes.get_mut(&id) {
                     held.gone = false;
-                    held.lane.unhold();
+                    held.gate.unhold(Instant::now());
                     self.make_ready(id);
                 }
             }
@@ -184,24 +202,35 @@ impl Engine {
             return;
         }
         if known != Some(one.fence) {
-            self.hold(Lane::new(lease, one.before));
+            self.hold(Lane::new(lease, one.before), Gate::default(), Bytes::new());
         }
         let room = self.memory < self.parts.limits.memory_bytes;
         self.with(webhook_id, |held| held.lane.offer(one.delivery, one.before, room));
         self.make_ready(webhook_id);
     }
 
-    pub(super) fn hold(&mut self, lane: Lane) {
+    pub(super) fn hold(&mut self, lane: Lane, gate: Gate, memo: Bytes) {
         let id = lane.lease.webhook_id;
         self.forget(id);
         self.memory += lane.bytes();
-        let held = Held { lane, ready: false, timer: None, idle_since: None, unsure: false, gone: false };
+        let held = Held {
+            lane,
+            gate,
+            memo,
+            ready: false,
+            starved: false,
+            timer: None,
+            idle_since: None,
+            unsure: false,
+            gone: false,
+        };
         self.lanes.insert(id, held);
     }
 
     pub(super) fn forget(&mut self, id: WebhookId) {
         if let Some(held) = self.lanes.remove(&id) {
             self.memory -= held.lane.bytes();
+            self.statuses.gone(id, held.gate.closed_until(Instant::now()).is_some());
             if let Some(at) = held.timer {
                 self.timers.remove(&(at, id));
             }
@@ -229,41 +258,26 @@ impl Engine {
     /// An attempt has ended.
     fn end(&mut self, ended: Ended) {
         self.attempts -= 1;
-        if let Some(next) = self.starved.pop_front() {
-            self.make_ready(next);
-        }
+        // The first of them may find that what is free is for others.
+        self.feed(2);
         let id = ended.lane.webhook_id;
         if self.lanes.get(&id).is_none_or(|held| held.lane.lease != ended.lane) {
             return;
         }
         match ended.result {
             Err(unsent) => {
-                self.with(id, |held| held.lane.put_back(unsent));
+                self.with(id, |held| {
+                    held.gate.unsent(unsent.head.id());
+                    held.lane.put_back(unsent);
+                });
             }
             Ok(delivered) => self.delivered(ended.lane, delivered),
         }
         self.make_ready(id);
     }
 
-    fn delivered(&mut self, lease: Lease, delivered: Delivered) {
-        let Delivered { delivery, fate, hold, gone } = delivered;
-        let id = lease.webhook_id;
-        // What an older route's receiver says does not count against the present one.
-        let gone = gone.filter(|(revision, _)| {
-            self.parts.routes.route(id).is_some_and(|route| route.revision == *revision)
-        });
-        self.with(id, |held| {
-            held.lane.ended();
-            held.gone |= gone.is_some();
-            if let Some(pause) = hold {
-                held.lane.hold(Instant::now() + pause);
-            }
-        });
-        if let Some((revision, answer)) = gone {
-            tracing::warn!(webhook = %id, "the receiver is gone (410): the webhook is to be disabled");
-            self.parts.disable.disable(id, revision, format!("the receiver answered 410 Gone ({answer})"));
-        }
-        self.settling.outcome(lease, Settled { place: delivery.place, head: delivery.head, fate });
+    pub(super) fn moment(&self) -> Moment {
+        Moment { now: Instant::now(), time: self.context.clock.now() }
     }
 
     /// Everything that can be done now.
@@ -288,6 +302,7 @@ impl Engine {
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
             self.turn(id, now);
+            self.tell(id);
         }
         self.settle(now);
         self.claim(now);

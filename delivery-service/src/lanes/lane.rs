@@ -1,18 +1,17 @@
-//! A lane in memory, as its holder knows it: which deliveries it has, which may start now, and what it
-//! waits for. Pure: no clock, no store, no network. It keeps a bounded window; the rest of a backlog
+//! A lane in memory, as its holder knows it: which deliveries it has, and which comes next. Pure: no clock, no store, no network. It keeps a bounded window; the rest of a backlog
 //! stays in the store, and `wants_page` says when more of it should be read.
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use common::ids::DeliveryId;
 
+use super::gate::Pass;
 use crate::{
     delivery::Place,
     queue::{Lease, Page, Waiting},
-    routes::Policy,
 };
 
 /// Fresh deliveries that a window holds.
@@ -44,15 +43,8 @@ pub struct Lane {
     /// Whether the store has deliveries that could start and are not in memory.
     unread: bool,
     reading: bool,
-    under_way: u32,
     /// When a scheduled one that is not in memory is due.
     next_scheduled: Option<Instant>,
-    /// Until then only what was asked for again starts.
-    hold_until: Option<Instant>,
-    /// When the pace allows another start.
-    next_start: Option<Instant>,
-    /// Whether the next choice between fresh and due ones falls on due ones.
-    due_next: bool,
 }
 
 impl Lane {
@@ -71,11 +63,7 @@ impl Lane {
             last: tail,
             unread: false,
             reading: false,
-            under_way: 0,
             next_scheduled: None,
-            hold_until: None,
-            next_start: None,
-            due_next: false,
         }
     }
 
@@ -137,37 +125,40 @@ impl Lane {
         }
     }
 
-    /// The next delivery that may start now. It is under way until `ended` or `put_back`.
-    pub fn start(&mut self, policy: &Policy, now: Instant) -> Option<Waiting> {
-        let urgent = self.due.front().is_some_and(|d| d.head.asked_again);
-        if self.under_way >= policy.max_in_flight || (!urgent && self.held(now)) {
-            return None;
-        }
-        if policy.max_rate > 0.0 {
-            if self.next_start.is_some_and(|at| at > now) {
-                return None;
-            }
-            let pause = Duration::from_secs_f64((1.0 / policy.max_rate).min(3600.0));
-            // Behind by less than a pause: the pace is kept; by more: the time is gone.
-            let from = self.next_start.filter(|at| *at + pause > now).unwrap_or(now);
-            let delivery = self.take(urgent)?;
-            self.next_start = Some(from + pause);
-            return Some(delivery);
-        }
-        self.take(urgent)
+    /// The next delivery that `pass` lets start; `short`: the process is short of room, and first
+    /// attempts go before retries. It is under way until `stored` or `put_back`.
+    pub fn take(&mut self, pass: Pass, short: bool) -> Option<Waiting> {
+        let asked = self.asked();
+        let from_due = match pass {
+            Pass::Nobody => return None,
+            _ if asked => true,
+            Pass::Asked => return None,
+            // In order of when they were due.
+            Pass::Any | Pass::Probe => match (self.due.front(), self.fresh.front()) {
+                (Some(due), Some(fresh)) => {
+                    !(short && pass == Pass::Any) && due.head.next_attempt_ms <= fresh.place.time().0
+                }
+                (due, _) => due.is_some(),
+            },
+        };
+        let delivery = if from_due { self.due.pop_front() } else { self.fresh.pop_front() }?;
+        self.bytes -= delivery.body.len();
+        Some(delivery)
+    }
+
+    /// Whether something waits that was asked for again.
+    pub fn asked(&self) -> bool {
+        self.due.front().is_some_and(|d| d.head.asked_again)
     }
 
     /// Takes what is in memory, whatever holds it back: the lane is being emptied.
     pub fn take_all(&mut self) -> Vec<Waiting> {
-        let all: Vec<_> = self.due.drain(..).chain(self.fresh.drain(..)).collect();
-        self.under_way += all.len() as u32;
         self.bytes = 0;
-        all
+        self.due.drain(..).chain(self.fresh.drain(..)).collect()
     }
 
     /// A delivery that was started was not sent after all.
     pub fn put_back(&mut self, delivery: Waiting) {
-        self.under_way -= 1;
         self.bytes += delivery.body.len();
         if delivery.scheduled {
             self.due.push_front(delivery);
@@ -175,11 +166,6 @@ impl Lane {
             let at = self.fresh.partition_point(|d| d.place < delivery.place);
             self.fresh.insert(at, delivery);
         }
-    }
-
-    /// A delivery that was started has come to an outcome, which is not stored yet.
-    pub fn ended(&mut self) {
-        self.under_way -= 1;
     }
 
     /// The outcome of a delivery is stored; `again`: it was scheduled for then.
@@ -203,36 +189,15 @@ impl Lane {
         }
     }
 
-    /// Nothing starts before then, but what was asked for again.
-    pub fn hold(&mut self, until: Instant) {
-        self.hold_until = Some(self.hold_until.map_or(until, |at| at.max(until)));
-    }
-
-    /// The route has changed: a hold ends.
-    pub fn unhold(&mut self) {
-        self.hold_until = None;
-    }
-
-    pub fn held_until(&self) -> Option<Instant> {
-        self.hold_until
-    }
-
-    fn held(&self, now: Instant) -> bool {
-        self.hold_until.is_some_and(|at| at > now)
-    }
-
-    /// When time alone lets something start or be read; `None` when only an event can.
-    pub fn wakes_at(&self, now: Instant) -> Option<Instant> {
-        let waiting = !self.fresh.is_empty() || !self.due.is_empty();
-        let hold = self.hold_until.filter(|at| waiting && *at > now);
-        let pace = self.next_start.filter(|at| waiting && *at > now);
-        [hold.max(pace), self.next_scheduled].into_iter().flatten().min()
+    /// Whether something in memory waits to start.
+    pub fn waits(&self) -> bool {
+        !self.fresh.is_empty() || !self.due.is_empty()
     }
 
     /// Whether nothing is under way or unstored: the lease could be given back.
     pub fn quiet(&self) -> bool {
         let stored = self.known.len() == self.due.len() && self.open.len() == self.fresh.len();
-        self.under_way == 0 && !self.reading && stored
+        !self.reading && stored
     }
 
     /// Whether nothing could start without news from outside, for now.
@@ -301,14 +266,5 @@ impl Lane {
 
     fn forget_body(&mut self, delivery: Option<Waiting>) {
         self.bytes -= delivery.map_or(0, |d| d.body.len());
-    }
-
-    fn take(&mut self, urgent: bool) -> Option<Waiting> {
-        let from_due = urgent || self.fresh.is_empty() || (self.due_next && !self.due.is_empty());
-        let delivery = if from_due { self.due.pop_front() } else { self.fresh.pop_front() }?;
-        self.due_next = !from_due;
-        self.under_way += 1;
-        self.bytes -= delivery.body.len();
-        Some(delivery)
     }
 }

@@ -6,12 +6,17 @@
 
 mod attempt;
 mod calls;
+mod circuit;
 mod engine;
+mod gate;
 mod lane;
 #[cfg(test)]
 mod lane_tests;
 mod lease;
+mod limit;
+mod outcomes;
 mod settling;
+pub mod status;
 mod turns;
 
 use std::{sync::Arc, time::Duration};
@@ -21,6 +26,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use attempt::record;
+use status::{LaneStatus, Statuses};
 
 use crate::{
     delivery::Place,
@@ -36,6 +42,8 @@ const INPUTS: usize = 1_024;
 #[derive(Clone)]
 pub struct Lanes {
     inputs: mpsc::Sender<Input>,
+    statuses: Statuses,
+    clock: Clock,
 }
 
 /// What the loop is told.
@@ -94,13 +102,19 @@ impl Lanes {
     /// back; the task ends when that is done or the drain time is over.
     pub fn start(parts: Parts, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let (inputs, receiver) = mpsc::channel(INPUTS);
-        let task = tokio::spawn(engine::run(parts, receiver, stop));
-        (Self { inputs }, task)
+        let (statuses, clock) = (Statuses::default(), parts.clock.clone());
+        let task = tokio::spawn(engine::run(parts, statuses.clone(), receiver, stop));
+        (Self { inputs, statuses, clock }, task)
     }
 
     /// Hands something over. What is told to a loop that has ended is in the store all the same.
     pub async fn tell(&self, input: Input) {
         let _ = self.inputs.send(input).await;
+    }
+
+    /// What this process knows of a webhook's lane; `None` when it does not hold it.
+    pub fn status(&self, id: WebhookId) -> Option<LaneStatus> {
+        self.statuses.get(id, self.clock.now())
     }
 
     /// The same from where nothing can wait; a full door means that the loop is awake anyway.

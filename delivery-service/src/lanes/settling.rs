@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use common::ids::{DeliveryId, WebhookId};
 
 use crate::{
@@ -52,6 +53,11 @@ impl Settling {
     /// Asks the store whether the lease is still good.
     pub fn ask(&mut self, lane: Lease) {
         self.of(lane);
+    }
+
+    /// Keeps something for the lane's next holder.
+    pub fn memo(&mut self, lane: Lease, memo: Bytes) {
+        self.of(lane).memo = Some(memo);
     }
 
     /// Gives a lease back, after what is to be stored with it.

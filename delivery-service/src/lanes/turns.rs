@@ -11,7 +11,9 @@ use common::ids::WebhookId;
 use super::{
     Parts, attempt,
     calls::{Reply, page_limit},
+    circuit::Circuit,
     engine::Engine,
+    gate::Pass,
 };
 use crate::{
     delivery::{Fault, State},
@@ -59,18 +61,25 @@ impl Engine {
     /// Starts up to a turn's worth. Whether the lane could go on at once.
     fn start(&mut self, id: WebhookId, route: &Arc<Route>, now: Instant) -> bool {
         for _ in 0..TURN {
-            let room = self.attempts < self.parts.limits.attempts && self.settling.waiting() < UNSTORED;
             let safe = self.context.lease.safe();
-            let next = self.with(id, |held| {
-                if held.unsure || !safe || !room { None } else { held.lane.start(&route.policy, now) }
-            });
-            let Some(Some(delivery)) = next else {
-                if !room && !self.starved.contains(&id) {
-                    self.starved.push_back(id);
-                }
+            let Some(held) = self.lanes.get(&id) else { return false };
+            let (lease, pass) = (held.lane.lease, held.gate.pass(&route.policy, now));
+            if held.unsure || !safe || pass == Pass::Nobody || !held.lane.waits() {
                 return false;
-            };
-            let Some(lease) = self.lanes.get(&id).map(|held| held.lane.lease) else { return false };
+            }
+            let free = self.parts.limits.attempts.saturating_sub(self.attempts);
+            if !has_room(held.gate.under_way(), free) || self.settling.waiting() >= UNSTORED {
+                self.starve(id);
+                return false;
+            }
+            let short = free < self.parts.limits.attempts / 4;
+            let next = self.with(id, |held| {
+                let delivery = held.lane.take(pass, short)?;
+                let (id, asked) = (delivery.head.id(), delivery.head.asked_again);
+                held.gate.started(id, asked, pass, &route.policy, now);
+                Some(delivery)
+            });
+            let Some(delivery) = next.flatten() else { return false };
             self.attempts += 1;
             let (context, route, ended) = (self.context.clone(), route.clone(), self.ended.clone());
             tokio::spawn(async move {
@@ -89,10 +98,11 @@ impl Engine {
         };
         for mut delivery in all {
             delivery.head.end(state, reason, clock);
-            self.with(id, |held| held.lane.ended());
             self.settling.outcome(lease, Settled { place: delivery.place, head: delivery.head, fate });
         }
         self.with(id, |held| {
+            // What its receiver was like is of no use any more.
+            held.gate.circuit = Circuit::default();
             if held.lane.next_scheduled().is_some() {
                 held.lane.has_news();
             }
@@ -116,15 +126,20 @@ impl Engine {
     /// A lane that can do no more for now: when to look again, or give it back.
     fn rest(&mut self, id: WebhookId, now: Instant) {
         let Some(held) = self.lanes.get_mut(&id) else { return };
-        let wakes = held.lane.wakes_at(now);
+        // What is due already is read when there is room for it.
+        let scheduled = held.lane.next_scheduled().filter(|at| *at > now);
+        let asked = held.lane.asked();
+        let passes = held.gate.wakes_at(asked, now).filter(|_| held.lane.waits());
         let long = |at: Option<Instant>| at.is_none_or(|at| at > now + LINGER * 4);
-        let held_back = held.lane.held_until().filter(|at| *at > now);
-        if held.lane.quiet() && held_back.is_some() && long(held_back) {
-            let duration = held_back.map_or(Duration::ZERO, |at| at - now);
-            return self.give_back(id, Some(Release::Hold { duration }));
+        if let Some(until) = held.gate.closed_until(now)
+            && held.quiet()
+            && !asked
+            && long(Some(until))
+        {
+            return self.give_back(id, Some(Release::Hold { duration: until - now }));
         }
-        let mut timer = wakes;
-        if held.lane.quiet() && held.lane.empty() && long(held.lane.next_scheduled()) {
+        let mut timer = [scheduled, passes].into_iter().flatten().min();
+        if held.quiet() && held.lane.empty() && long(held.lane.next_scheduled()) {
             let since = *held.idle_since.get_or_insert(now);
             if now >= since + LINGER {
                 return self.give_back(id, None);
@@ -152,15 +167,57 @@ impl Engine {
 
     /// Gives a lane back once nothing of it is under way.
     fn give_back(&mut self, id: WebhookId, release: Option<Release>) {
-        let Some(held) = self.lanes.get(&id) else { return };
-        if !held.lane.quiet() {
+        if self.lanes.get(&id).is_none_or(|held| !held.quiet()) {
             return;
         }
+        self.remember(id);
+        self.tell(id);
+        let Some(held) = self.lanes.get(&id) else { return };
         let (known, unread) = held.lane.known_to();
         let release = release.unwrap_or(Release::Free { known, unread });
         self.settling.release(held.lane.lease, release, held.lane.done_to(std::iter::empty()));
         self.forget(id);
     }
+
+    /// Sees to it that the next holder knows of the lane's circuit.
+    pub(super) fn remember(&mut self, id: WebhookId) {
+        let at = self.moment();
+        let revision = self.parts.routes.route(id).map_or(0, |route| route.revision);
+        let Some(held) = self.lanes.get_mut(&id) else { return };
+        let memo = held.gate.circuit.memo(revision, at);
+        if held.memo != memo {
+            held.memo = memo.clone();
+            self.settling.memo(held.lane.lease, memo);
+        }
+    }
+
+    /// A lane that could start something waits for room.
+    fn starve(&mut self, id: WebhookId) {
+        if let Some(held) = self.lanes.get_mut(&id)
+            && !held.starved
+        {
+            held.starved = true;
+            self.starved.push_back(id);
+        }
+    }
+
+    /// Lanes that waited for room may look again.
+    pub(super) fn feed(&mut self, count: usize) {
+        for _ in 0..count.min(self.starved.len()) {
+            let Some(id) = self.starved.pop_front() else { return };
+            if let Some(held) = self.lanes.get_mut(&id) {
+                held.starved = false;
+            }
+            self.make_ready(id);
+        }
+    }
+}
+
+/// Whether a lane with so many attempts under way may start another while `free` more fit into the
+/// process: nobody takes more than what is left for others, so one alone gets half of the room, and
+/// whoever comes next finds some.
+fn has_room(under_way: u32, free: usize) -> bool {
+    free > 0 && (under_way as usize) < free
 }
 
 /// What is to be done with the lane of this webhook.

@@ -69,6 +69,18 @@ pub struct Policy {
     pub max_rate: f64,
 }
 
+impl Default for Policy {
+    /// What the contract says of a policy that says nothing, but for its retries: none.
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(15),
+            retry_delays: Arc::default(),
+            max_in_flight: 50,
+            max_rate: 0.0,
+        }
+    }
+}
+
 impl std::fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SigningKey(..)")

@@ -1,0 +1,97 @@
+//! What follows from an attempt for its lane: its outcome is to be stored, its circuit may open or
+//! close, its webhook may have to be disabled; and what is told of a lane.
+
+use std::time::Instant;
+
+use common::ids::WebhookId;
+
+use super::{
+    attempt::Delivered,
+    circuit::{Change, Moment},
+    engine::Engine,
+    status::LaneStatus,
+};
+use crate::queue::{Lease, Settled};
+
+impl Engine {
+    pub(super) fn delivered(&mut self, lease: Lease, delivered: Delivered) {
+        let Delivered { delivery, fate, strain, hold, gone } = delivered;
+        let (id, at) = (lease.webhook_id, self.moment());
+        let route = self.parts.routes.route(id);
+        self.statuses.count(id, strain.succeeded, strain.duration, at.time);
+        // What an older route's receiver says does not count against the present one.
+        let gone =
+            gone.filter(|(revision, _)| route.as_ref().is_some_and(|route| route.revision == *revision));
+        let policy = route.as_ref().map(|route| route.policy.clone()).unwrap_or_default();
+        let change = self.with(id, |held| {
+            held.gone |= gone.is_some();
+            if let Some(pause) = hold {
+                held.gate.hold(at.now + pause);
+            }
+            held.gate.ended(delivery.head.id(), strain, &policy, at, rand::random())
+        });
+        if let Some(change) = change.flatten() {
+            self.changed(id, change);
+        }
+        if !strain.succeeded
+            && let Some(route) = route
+        {
+            self.failing(id, route.revision, at);
+        }
+        if let Some((revision, answer)) = gone {
+            tracing::warn!(webhook = %id, "the receiver is gone (410): the webhook is to be disabled");
+            self.parts.disable.disable(id, revision, format!("the receiver answered 410 Gone ({answer})"));
+        }
+        self.settling.outcome(lease, Settled { place: delivery.place, head: delivery.head, fate });
+    }
+
+    /// A circuit has opened, closed, or waits on: the next holder must know.
+    fn changed(&mut self, id: WebhookId, change: Change) {
+        let failures = self.lanes.get(&id).map_or(0, |held| held.gate.circuit.failures());
+        match change {
+            Change::Opened { pause } => tracing::warn!(
+                webhook = %id, failures, pause_s = pause.as_secs(),
+                "the circuit has opened: the receiver is left alone but for probes"
+            ),
+            Change::Waits { pause } => {
+                tracing::info!(webhook = %id, failures, pause_s = pause.as_secs(), "a probe has failed");
+            }
+            Change::Closed { failures } => {
+                tracing::info!(webhook = %id, failures, "the circuit has closed: the receiver lives");
+            }
+        }
+        self.remember(id);
+    }
+
+    /// A webhook that has failed for too long is to be disabled.
+    fn failing(&mut self, id: WebhookId, revision: u64, at: Moment) {
+        let Some(held) = self.lanes.get_mut(&id) else { return };
+        let circuit = &mut held.gate.circuit;
+        if circuit.gives_up(revision, at.time) {
+            let failures = circuit.failures();
+            tracing::warn!(webhook = %id, failures, "no success for 5 days: the webhook is to be disabled");
+            let reason = format!("the receiver has failed for 5 days: {failures} attempts without a success");
+            self.parts.disable.disable(id, revision, reason);
+            self.remember(id);
+        }
+    }
+
+    /// Says how a lane is.
+    pub(super) fn tell(&self, id: WebhookId) {
+        let Some(held) = self.lanes.get(&id) else { return };
+        let at = self.moment();
+        let wall = |until: Instant| at.time + until.saturating_duration_since(at.now);
+        let circuit = &held.gate.circuit;
+        let policy = self.parts.routes.route(id).map(|route| route.policy.clone()).unwrap_or_default();
+        let status = LaneStatus {
+            probe: circuit.probe_at().map(wall),
+            failures: circuit.failures(),
+            failing_since: circuit.failing_since(),
+            held_until: held.gate.held_until(at.now).map(wall),
+            in_flight: held.gate.under_way(),
+            limit: held.gate.limit(&policy),
+            ..LaneStatus::default()
+        };
+        self.statuses.tell(id, status, at.time);
+    }
+}
