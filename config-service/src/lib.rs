@@ -93,8 +93,23 @@ async fn open(store: &settings::Store, clock: &Clock) -> anyhow::Result<Arc<dyn 
         }
         settings::Store::Redis(at) => {
             let connection = redis::connect(&at.address, at.ca.as_deref()).context("cannot use Redis")?;
+            match redis::check_setup(&connection, false).await {
+                Err(error) if redis::is_too_old(&error) => return Err(error).context("cannot use Redis"),
+                Err(_) => drop(tokio::spawn(check_later(connection.clone()))),
+                Ok(()) => {}
+            }
             Ok(Arc::new(RedisStore::new(connection, &at.prefix, LOG_KEPT)))
         }
+    }
+}
+
+/// A Redis that is away at the start is looked at when it comes.
+async fn check_later(connection: redis::Connection) {
+    while let Err(error) = redis::check_setup(&connection, false).await {
+        if redis::is_too_old(&error) {
+            return tracing::error!(%error, "this Redis cannot be used");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

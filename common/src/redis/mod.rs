@@ -5,6 +5,8 @@
 //! than 7.0 are refused at every connect.
 
 mod address;
+mod masters;
+mod setup;
 mod version;
 
 use std::{
@@ -15,8 +17,8 @@ use std::{
 use parking_lot::RwLock;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisError, RedisFuture, RedisResult, ServerErrorKind, TlsCertificates, TlsMode,
-    Value,
+    ProtocolVersion, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, ServerErrorKind,
+    TlsCertificates, TlsMode, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
@@ -27,6 +29,8 @@ use tokio::{sync::Mutex, time::timeout};
 
 pub use self::{
     address::{Address, AddressError, Host, Topology},
+    masters::{Master, slot},
+    setup::{check_setup, is_too_old},
     version::Version,
 };
 
@@ -55,6 +59,7 @@ pub struct Connection {
 
 struct Shared {
     address: Address,
+    ca: Option<Vec<u8>>,
     live: RwLock<Option<Live>>,
     dialer: Mutex<Dialer>,
 }
@@ -85,10 +90,11 @@ enum AnyClient {
 /// A connection to `address` that is made when it is first used. `ca` is PEM, for `rediss` whose
 /// certificates no public authority has signed. Fails only when these two make no sense.
 pub fn connect(address: &Address, ca: Option<&[u8]>) -> RedisResult<Connection> {
-    let client = client(address, ca)?;
+    let client = client(address, ca, ProtocolVersion::RESP2)?;
     let dialer = Mutex::new(Dialer { client, last_failure: None });
+    let ca = ca.map(<[u8]>::to_vec);
     Ok(Connection {
-        shared: Arc::new(Shared { address: address.clone(), live: RwLock::new(None), dialer }),
+        shared: Arc::new(Shared { address: address.clone(), ca, live: RwLock::new(None), dialer }),
         is_cluster: address.topology == Topology::Cluster,
         db: address.db,
     })
@@ -253,9 +259,9 @@ impl AnyClient {
     }
 }
 
-fn client(address: &Address, ca: Option<&[u8]>) -> RedisResult<AnyClient> {
+fn client(address: &Address, ca: Option<&[u8]>, protocol: ProtocolVersion) -> RedisResult<AnyClient> {
     let certificates = TlsCertificates { client_tls: None, root_cert: ca.map(<[u8]>::to_vec) };
-    let mut login = RedisConnectionInfo::default().set_db(address.db);
+    let mut login = RedisConnectionInfo::default().set_db(address.db).set_protocol(protocol);
     if let Some(username) = &address.username {
         login = login.set_username(username);
     }
@@ -297,7 +303,8 @@ fn client(address: &Address, ca: Option<&[u8]>) -> RedisResult<AnyClient> {
         }
         Topology::Sentinel { master } => {
             let mut builder = SentinelClientBuilder::new(hosts, master, SentinelServerType::Master)?
-                .set_client_to_redis_db(address.db);
+                .set_client_to_redis_db(address.db)
+                .set_client_to_redis_protocol(protocol);
             if let Some(username) = &address.username {
                 builder = builder.set_client_to_redis_username(username);
             }

@@ -1,0 +1,164 @@
+//! The servers behind a connection, one by one: the only one, or each master of a cluster with its slots.
+//! For what is asked of a server and not of a key, and for connections of one's own to one of them.
+
+use std::ops::RangeInclusive;
+
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, ProtocolVersion, PushInfo, RedisResult, Value,
+    aio::MultiplexedConnection,
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Address, AnyClient, CONNECT, Connection, Host, RESPONSE, Socket, Topology, client};
+
+/// A server that takes writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Master {
+    /// Of a cluster's node; `None`: the only server, wherever it is now.
+    pub host: Option<Host>,
+    slots: Vec<RangeInclusive<u16>>,
+}
+
+impl Master {
+    fn only() -> Self {
+        Self { host: None, slots: vec![0..=u16::MAX] }
+    }
+
+    /// Whether keys of this slot are its own.
+    pub fn has(&self, slot: u16) -> bool {
+        self.slots.iter().any(|slots| slots.contains(&slot))
+    }
+
+    /// As logs name it.
+    pub fn name(&self) -> String {
+        self.host.as_ref().map_or("the server".into(), |host| format!("{}:{}", host.name, host.port))
+    }
+}
+
+impl Connection {
+    /// All servers that take writes now, those that are away included.
+    pub async fn masters(&self) -> RedisResult<Vec<Master>> {
+        if !self.is_cluster {
+            return Ok(vec![Master::only()]);
+        }
+        let mut slots = redis::cmd("CLUSTER");
+        slots.arg("SLOTS");
+        let first = self.shared.address.hosts.first().map_or("", |host| host.name.as_str());
+        read_slots(self.ask_any(slots).await?, first)
+    }
+
+    /// A command to one server, over the connection that all share.
+    pub async fn ask(&self, master: &Master, cmd: Cmd) -> RedisResult<Value> {
+        let mut live = self.live().await?;
+        let result = match (&mut live.socket, &master.host) {
+            (Socket::Cluster(socket), Some(Host { name, port })) => {
+                let node = SingleNodeRoutingInfo::ByAddress { host: name.clone(), port: *port };
+                socket.route_command(cmd, RoutingInfo::SingleNode(node)).await
+            }
+            (socket, _) => socket.ask_any(cmd).await,
+        };
+        result?.extract_error()
+    }
+
+    /// A connection of one's own to a server, which nobody else writes to. What the server says unasked
+    /// goes to `pushes`, its end too.
+    pub async fn dial(
+        &self,
+        master: &Master,
+        pushes: Option<UnboundedSender<PushInfo>>,
+    ) -> RedisResult<MultiplexedConnection> {
+        let protocol = if pushes.is_some() { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
+        let address = match &master.host {
+            Some(host) => Address {
+                topology: Topology::Single,
+                hosts: vec![host.clone()],
+                ..self.shared.address.clone()
+            },
+            None => self.shared.address.clone(),
+        };
+        let mut limits = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(RESPONSE));
+        if let Some(pushes) = pushes {
+            limits = limits.set_push_sender(pushes);
+        }
+        match client(&address, self.shared.ca.as_deref(), protocol)? {
+            AnyClient::One(client) => client.get_multiplexed_async_connection_with_config(&limits).await,
+            AnyClient::Sentinel(mut client) => client.get_async_connection_with_config(&limits).await,
+            AnyClient::Cluster(_) => {
+                Err((ErrorKind::Client, "a cluster's node is dialled by its host").into())
+            }
+        }
+    }
+}
+
+/// The slot of a key: of what stands between its first braces, if anything does.
+pub fn slot(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
+    // CRC-16/XMODEM.
+    let crc = hashed.bytes().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| match crc & 0x8000 {
+            0 => crc << 1,
+            _ => (crc << 1) ^ 0x1021,
+        })
+    });
+    crc % 16_384
+}
+
+/// Reads CLUSTER SLOTS. A node that does not know its own address is where it was asked.
+fn read_slots(answer: Value, asked: &str) -> RedisResult<Vec<Master>> {
+    type Range = (u16, u16, Vec<Value>);
+    let Value::Array(rows) = answer else { return Err(unreadable()) };
+    let mut masters: Vec<Master> = Vec::new();
+    for row in rows {
+        let Value::Array(mut row) = row else { return Err(unreadable()) };
+        row.truncate(3);
+        let (from, to, node): Range = redis::from_redis_value(Value::Array(row))?;
+        let mut node = node.into_iter();
+        let (Some(name), Some(port)) = (node.next(), node.next()) else { return Err(unreadable()) };
+        let name: Option<String> = redis::from_redis_value(name)?;
+        let name = name.filter(|name| !name.is_empty() && name != "?").unwrap_or_else(|| asked.into());
+        let host = Some(Host { name, port: redis::from_redis_value(port)? });
+        match masters.iter_mut().find(|master| master.host == host) {
+            Some(master) => master.slots.push(from..=to),
+            None => masters.push(Master { host, slots: vec![from..=to] }),
+        }
+    }
+    if masters.is_empty() { Err(unreadable()) } else { Ok(masters) }
+}
+
+fn unreadable() -> redis::RedisError {
+    (ErrorKind::UnexpectedReturnType, "CLUSTER SLOTS names no node").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keys_slot_is_that_of_its_tag() {
+        for (key, at) in [("123456789", 0x31c3), ("a{123456789}b{c}", 0x31c3), ("foo", 12_182), ("", 0)] {
+            assert_eq!(slot(key), at, "{key}");
+        }
+        assert_ne!(slot("{}x"), slot(""), "empty braces are no tag");
+    }
+
+    #[test]
+    fn a_clusters_slots_are_read_master_by_master() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let node = |host: Value, port| Value::Array(vec![host, Value::Int(port), text("id")]);
+        let row = |from, to, node| Value::Array(vec![Value::Int(from), Value::Int(to), node]);
+        let answer = Value::Array(vec![
+            row(0, 99, node(text("10.0.0.1"), 7000)),
+            row(100, 16_383, node(Value::Nil, 7001)),
+            row(200, 300, node(text("10.0.0.1"), 7000)),
+        ]);
+        let masters = read_slots(answer, "seed").unwrap();
+        let names: Vec<_> = masters.iter().map(Master::name).collect();
+        assert_eq!(names, ["10.0.0.1:7000", "seed:7001"]);
+        assert!(masters[0].has(250) && !masters[0].has(100) && masters[1].has(16_383));
+        assert!(read_slots(Value::Array(vec![]), "seed").is_err());
+    }
+}
