@@ -31,7 +31,7 @@ pub use settings::Settings;
 
 use crate::{
     lanes::{Input, Lanes},
-    queue::{Queue, QueueError, disk::DiskQueue, group::Group, redis::RedisQueue},
+    queue::{Queue, QueueError, check_durability, disk::DiskQueue, group::Group, redis::RedisQueue},
     routes::{
         disable::Disabling,
         table::Table,
@@ -68,6 +68,8 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let last = CancellationToken::new();
     let (lanes, lanes_done) = Lanes::start(parts, last.clone());
     tokio::spawn(tell(changes, lanes.clone()));
+    let hears = lanes.clone();
+    queue.on_news(Box::new(move |lane| hears.hint_news(lane)));
 
     let group = Group::start(queue.clone(), lanes.clone());
     let intake = intake::Intake::new(routes.clone(), group, clock.clone(), queue.shards());
@@ -131,7 +133,19 @@ async fn open_once(settings: &Settings, clock: &Clock) -> anyhow::Result<Result<
         }
         Store::Redis(store) => {
             let connection = redis::connect(&store.address, store.ca.as_deref())?;
-            RedisQueue::open(connection, &store.prefix, limits).await.map(|queue| queue as Arc<dyn Queue>)
+            if let Err(error) = redis::check_setup(&connection, settings.safety.memory_limit.is_none()).await
+            {
+                if redis::is_too_old(&error) {
+                    return Err(error.into());
+                }
+                return Ok(Err(QueueError::Unavailable(error.to_string())));
+            }
+            match check_durability(&connection, settings.safety.durability).await {
+                Err(error) => return Ok(Err(error)),
+                Ok(fit) => fit.map_err(anyhow::Error::msg)?,
+            }
+            let opened = RedisQueue::open_safely(connection, &store.prefix, limits, settings.safety.clone());
+            opened.await.map(|queue| queue as Arc<dyn Queue>)
         }
     })
 }

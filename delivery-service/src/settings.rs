@@ -8,7 +8,10 @@ use common::{
     settings::{EgressArgs, IngressArgs, Problems, Secret, Store, StoreArgs},
 };
 
-use crate::{lanes, queue};
+use crate::{
+    lanes,
+    queue::{self, Durability, redis::Safety},
+};
 
 /// delivery-service's own flags; those that services share stand in groups of their own.
 #[derive(Debug, Clone, Args)]
@@ -61,6 +64,16 @@ pub struct DeliveryArgs {
     /// Free disk below which the embedded store takes no more events in, in bytes
     #[arg(long, env = "HOOKLINE_MIN_FREE_DISK", value_name = "BYTES", default_value = "1073741824")]
     pub min_free_disk: u64,
+
+    /// Memory that each Redis server may use, in bytes, if its own maxmemory is not lower: at 90 % of it no
+    /// more events are taken in [default: maxmemory alone]
+    #[arg(long, env = "HOOKLINE_STORE_MEMORY_LIMIT", value_name = "BYTES")]
+    pub store_memory_limit: Option<u64>,
+
+    /// What an accepted event is safe from in Redis: memory (a crash of ours), fsync (a crash of Redis),
+    /// replicas=N (the loss of its machine). The embedded store always syncs
+    #[arg(long, env = "HOOKLINE_DURABILITY", value_name = "LEVEL", default_value = "memory")]
+    pub durability: Durability,
 }
 
 /// Where config-service is: delivery-service alone is told, for in one process it is known.
@@ -85,6 +98,8 @@ pub struct Settings {
     pub lanes: lanes::Limits,
     /// Free disk that the embedded store leaves.
     pub min_free_bytes: u64,
+    /// What is asked of Redis.
+    pub safety: Safety,
 }
 
 impl DeliveryArgs {
@@ -127,6 +142,17 @@ impl DeliveryArgs {
         for (flag, _) in counts.iter().filter(|(_, count)| *count == 0) {
             problems.add(format!("{flag} must be more than nothing"));
         }
+        if self.store_memory_limit == Some(0) {
+            problems.add("--store-memory-limit must be more than nothing");
+        }
+        if matches!(store, Store::Disk(_)) {
+            if let Durability::Replicas(_) = self.durability {
+                problems.add("--durability replicas=N needs --redis-url: the embedded store has no replicas");
+            }
+            if self.store_memory_limit.is_some() {
+                problems.add("--store-memory-limit has no effect without --redis-url");
+            }
+        }
         let sending = crate::send::Settings {
             connect_timeout: self.connect_timeout,
             ca: self.egress_ca.clone(),
@@ -150,6 +176,7 @@ impl DeliveryArgs {
             },
             lanes: lanes::Limits { attempts: self.attempts, ..lanes::Limits::default() },
             min_free_bytes: self.min_free_disk,
+            safety: Safety { durability: self.durability, memory_limit: self.store_memory_limit },
         })
     }
 }

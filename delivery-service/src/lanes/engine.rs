@@ -180,6 +180,10 @@ impl Engine {
                 self.next_claim = Instant::now();
                 self.claim_again = self.claiming;
             }
+            Input::News(id) => {
+                self.with(id, |held| held.lane.has_news());
+                self.make_ready(id);
+            }
             Input::Route(id) => {
                 self.wakes.push_back(Which::One(id));
                 if let Some(held) = self.lanes.get_mut(&id) {

@@ -53,6 +53,8 @@ pub enum Input {
     Stored(Vec<Accepted>),
     /// A lane that nobody holds has become due.
     Due,
+    /// Others have done something in a lane that this process holds.
+    News(WebhookId),
     /// The route of a webhook has come, changed or gone.
     Route(WebhookId),
     /// The routes are known: lanes that waited for theirs need not any more.
@@ -115,6 +117,11 @@ impl Lanes {
     /// What this process knows of a webhook's lane; `None` when it does not hold it.
     pub fn status(&self, id: WebhookId) -> Option<LaneStatus> {
         self.statuses.get(id, self.clock.now())
+    }
+
+    /// The same as from a claim, and sooner; what does not come through comes with the next claim.
+    pub fn hint_news(&self, id: WebhookId) {
+        let _ = self.inputs.try_send(Input::News(id));
     }
 
     /// The same from where nothing can wait; a full door means that the loop is awake anyway.

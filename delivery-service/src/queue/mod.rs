@@ -25,9 +25,12 @@ pub mod group;
 pub mod redis;
 mod redis_call;
 mod redis_claim;
+mod redis_durable;
 mod redis_enqueue;
+mod redis_hints;
 mod redis_leases;
 mod redis_list;
+mod redis_memory;
 mod redis_record;
 
 use std::{sync::Arc, time::Duration};
@@ -36,6 +39,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use common::ids::{DeliveryId, WebhookId};
 
+pub use self::{
+    redis_durable::{Durability, check_durability},
+    redis_hints::Hear,
+};
 use crate::delivery::{Fault, Head, Place, State};
 
 /// A store of deliveries.
@@ -80,6 +87,10 @@ pub trait Queue: Send + Sync + 'static {
     /// (`Head::renew`). Asked for while an attempt is under way, it follows that attempt unless
     /// it succeeds.
     async fn retry(&self, id: DeliveryId) -> Result<Retried, QueueError>;
+
+    /// From now on `hear` is told of what others do in lanes that this holder has, as it happens; what
+    /// it misses comes with the next claim. Nothing to tell where there is one holder.
+    fn on_news(&self, _hear: Hear) {}
 
     /// That the store answers.
     async fn ping(&self) -> Result<(), QueueError>;

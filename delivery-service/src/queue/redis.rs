@@ -11,6 +11,7 @@
 //! | `P:{qN}:holders` | zset: holder → when it last said that it lives, ms |
 //! | `P:{qN}:held:HOLDER` | set: the lanes it holds |
 //! | `P:{qN}:news:HOLDER` | set: lanes it held when something happened in them; with `w` behind: that were woken |
+//! | `P:{qN}:hints:HOLDER` | channel: lanes that have come to its news |
 //! | `P:{qN}:heads` | hash: delivery id → mark and head (`redis_record.rs`) |
 //! | `P:{qN}:bodies` | hash: delivery id → body, of those that are open or FAILED |
 //! | `P:{qN}:lane:ID` | hash: license, fence, holder ("" free), last (place), done (to which place all fresh ones are), hold (until ms; `inf` parked), n and bytes (open), ended (in `ok`), late ("1": some are or were scheduled), memo, age (when its history is looked at) |
@@ -37,12 +38,16 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use prost::Message;
 use redis::{Cmd, cmd};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Claimed, Found, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit, Place, Query, Queue,
+    Claimed, Found, Hear, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit, Place, Query, Queue,
     QueueError, Retried, Settle, Stored,
     redis_call::{Answer, TIMEOUT, Verbs, command, damaged, number},
+    redis_durable::{Durability, Durable},
+    redis_hints::listen,
     redis_leases::Leases,
+    redis_memory::Memory,
     redis_record::{self as record, Record},
 };
 use crate::delivery::State;
@@ -66,12 +71,34 @@ pub struct RedisQueue {
     /// When each shard was last told that this process lives.
     pub(super) beats: Mutex<Vec<Option<Instant>>>,
     pub(super) offset_ms: Arc<AtomicI64>,
+    pub(super) memory: Memory,
+    /// The way of deliveries into Redis, where its memory is not enough.
+    pub(super) durable: Option<Durable>,
+    listening: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+/// What Redis is to be asked for beyond its own settings.
+#[derive(Debug, Clone, Default)]
+pub struct Safety {
+    pub durability: Durability,
+    /// Bytes that each server may use, if it has no lower limit of its own.
+    pub memory_limit: Option<u64>,
 }
 
 impl RedisQueue {
     /// Opens the store, or makes one. `prefix` begins every key, so that stores can share a server.
     pub async fn open(connection: Connection, prefix: &str, limits: Limits) -> Result<Arc<Self>, QueueError> {
-        Self::open_at(connection, prefix, limits, Arc::default()).await
+        Self::open_with(connection, prefix, limits, Safety::default(), Arc::default()).await
+    }
+
+    /// The same with more asked of Redis; see `check_durability`.
+    pub async fn open_safely(
+        connection: Connection,
+        prefix: &str,
+        limits: Limits,
+        safety: Safety,
+    ) -> Result<Arc<Self>, QueueError> {
+        Self::open_with(connection, prefix, limits, safety, Arc::default()).await
     }
 
     /// The same, `offset_ms` added to the server's time: for tests.
@@ -81,13 +108,27 @@ impl RedisQueue {
         limits: Limits,
         offset_ms: Arc<AtomicI64>,
     ) -> Result<Arc<Self>, QueueError> {
+        Self::open_with(connection, prefix, limits, Safety::default(), offset_ms).await
+    }
+
+    async fn open_with(
+        connection: Connection,
+        prefix: &str,
+        limits: Limits,
+        safety: Safety,
+        offset_ms: Arc<AtomicI64>,
+    ) -> Result<Arc<Self>, QueueError> {
         let new = if connection.is_cluster() { CLUSTER_SHARDS } else { 1 };
         let answer = command(&connection, &fix_shards(prefix, new)).await?;
         let shards = if answer == redis::Value::Nil { i64::from(new) } else { number(&answer)? };
         let shards = u16::try_from(shards).ok().filter(|s| s.is_power_of_two());
         let shards = shards.ok_or_else(|| damaged("the number of shards is not a power of two"))?;
+        let bases: Vec<_> = (0..shards).map(|n| format!("{prefix}:{{q{n}}}:")).collect();
         Ok(Arc::new(Self {
-            bases: (0..shards).map(|n| format!("{prefix}:{{q{n}}}:")).collect(),
+            memory: Memory::watch(connection.clone(), &bases, safety.memory_limit).await,
+            durable: Durable::new(connection.clone(), &bases, safety.durability),
+            listening: Mutex::default(),
+            bases,
             beats: Mutex::new(vec![None; shards.into()]),
             looked: Mutex::new((Instant::now(), i64::MIN)),
             holder: format!("{:016x}", rand::random::<u64>()),
@@ -223,6 +264,11 @@ impl Queue for RedisQueue {
             }
         }
         Err(QueueError::Unavailable("the delivery changes all the time".into()))
+    }
+
+    fn on_news(&self, hear: Hear) {
+        let listening = listen(self.connection.clone(), &self.bases, &self.holder, hear);
+        *self.listening.lock() = Some(listening);
     }
 
     async fn ping(&self) -> Result<(), QueueError> {

@@ -69,23 +69,36 @@ impl Verb {
         call: Cmd,
         limit: Duration,
     ) -> Result<Value, QueueError> {
+        within(limit, self.asked(connection, &call)).await
+    }
+
+    /// The same with no limit, down a connection of the caller's choice.
+    pub async fn call<C>(&self, connection: &C, call: &Cmd) -> Result<Value, QueueError>
+    where
+        C: ConnectionLike + Clone,
+    {
+        self.asked(connection, call).await.map_err(sorted)
+    }
+
+    async fn asked<C: ConnectionLike + Clone>(
+        &self,
+        connection: &C,
+        call: &Cmd,
+    ) -> Result<Value, RedisError> {
         let unknown = |error: &RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
-        let calling = async {
-            match ask(connection, &call).await {
-                Err(error) if unknown(&error) => {
-                    let mut call_anew = cmd("EVAL");
-                    call_anew.arg(&self.code);
-                    for arg in call.args_iter().skip(2) {
-                        if let redis::Arg::Simple(arg) = arg {
-                            call_anew.arg(arg);
-                        }
+        match ask(connection, call).await {
+            Err(error) if unknown(&error) => {
+                let mut call_anew = cmd("EVAL");
+                call_anew.arg(&self.code);
+                for arg in call.args_iter().skip(2) {
+                    if let redis::Arg::Simple(arg) = arg {
+                        call_anew.arg(arg);
                     }
-                    ask(connection, &call_anew).await
                 }
-                answer => answer,
+                ask(connection, &call_anew).await
             }
-        };
-        within(limit, calling).await
+            answer => answer,
+        }
     }
 }
 
@@ -94,7 +107,10 @@ pub(super) async fn command(connection: &Connection, cmd: &Cmd) -> Result<Value,
     within(TIMEOUT, ask(connection, cmd)).await
 }
 
-async fn ask(connection: &Connection, cmd: &Cmd) -> Result<Value, RedisError> {
+pub(super) async fn ask<C>(connection: &C, cmd: &Cmd) -> Result<Value, RedisError>
+where
+    C: ConnectionLike + Clone,
+{
     connection.clone().req_packed_command(cmd).await?.extract_error()
 }
 
@@ -110,7 +126,7 @@ async fn within(
     }
 }
 
-fn sorted(error: RedisError) -> QueueError {
+pub(super) fn sorted(error: RedisError) -> QueueError {
     match error.code() {
         Some("OOM") => QueueError::Full("Redis has reached its maxmemory".into()),
         Some("WRONGTYPE") => damaged(&error.to_string()),

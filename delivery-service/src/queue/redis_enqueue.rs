@@ -33,6 +33,9 @@ pub(super) struct Accounts(Mutex<HashSet<WebhookId>>);
 /// Lanes of one shard, each with its deliveries' indexes in the batch.
 type Lanes = Vec<(WebhookId, Vec<usize>)>;
 
+/// One shard's part of a batch.
+type EnqueueCall = (u16, Lanes, Cmd);
+
 impl RedisQueue {
     pub(super) async fn enqueue_all(&self, new: Arc<Vec<New>>) -> Vec<Result<Stored, QueueError>> {
         let mut results: Vec<Option<Result<Stored, QueueError>>> = vec![None; new.len()];
@@ -51,20 +54,20 @@ impl RedisQueue {
                     results[i] = unlisted.get(&lane).cloned().map(Err);
                 }
             }
-            if !lanes.is_empty() {
-                let call = self.enqueue_call(shard, &lanes, &new);
-                calls.push((shard, lanes, call));
+            if lanes.is_empty() {
+                continue;
+            }
+            match self.memory.check(shard).and_then(|()| self.enqueue_call(shard, &lanes, &new)) {
+                Ok(call) => calls.push((shard, lanes, call)),
+                Err(error) => {
+                    for i in lanes.into_iter().flat_map(|(_, indexes)| indexes) {
+                        results[i] = Some(Err(error.clone()));
+                    }
+                }
             }
         }
         let mut unsure = self.leases.call(calls.iter().map(|(shard, ..)| *shard));
-        let running = calls.into_iter().map(|(shard, lanes, call)| async move {
-            let answer = match call {
-                Ok(call) => self.verbs.enqueue.run(&self.connection, call, TIMEOUT).await,
-                Err(error) => Err(error),
-            };
-            (shard, lanes, answer)
-        });
-        let answers = join_all(running).await;
+        let answers = self.run(calls).await;
 
         let (mut granted, mut made_anew, mut known) = (Vec::new(), HashMap::new(), Vec::new());
         for (shard, lanes, answer) in answers {
@@ -120,6 +123,19 @@ impl RedisQueue {
         }
         let lost = || Err(QueueError::Unavailable("no answer".into()));
         results.into_iter().map(|result| result.unwrap_or_else(lost)).collect()
+    }
+
+    async fn run(&self, calls: Vec<EnqueueCall>) -> Vec<(u16, Lanes, Result<Value, QueueError>)> {
+        let Some(durable) = &self.durable else {
+            let running = calls.into_iter().map(|(shard, lanes, call)| async move {
+                (shard, lanes, self.verbs.enqueue.run(&self.connection, call, TIMEOUT).await)
+            });
+            return join_all(running).await;
+        };
+        let (asked, calls): (Vec<_>, Vec<_>) =
+            calls.into_iter().map(|(shard, lanes, call)| ((shard, lanes), (shard, call))).unzip();
+        let answers = durable.run(&self.verbs.enqueue, calls).await;
+        asked.into_iter().zip(answers).map(|((shard, lanes), answer)| (shard, lanes, answer)).collect()
     }
 
     /// Cuts a batch into calls: a lane's deliveries stay together and in order.

@@ -58,6 +58,12 @@ impl Single {
     }
 }
 
+impl Clustered {
+    pub fn address(&self) -> String {
+        self.0.address.clone()
+    }
+}
+
 pub fn connection(address: &str) -> Connection {
     connect(&address.parse::<Address>().unwrap(), None).unwrap()
 }

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 pub struct Server {
+    program: String,
     child: Child,
     port: u16,
     args: Vec<String>,
@@ -28,20 +29,34 @@ impl Server {
 
     /// A server that answers.
     pub fn with(args: &[&str]) -> Self {
+        Self::of("redis-server", args)
+    }
+
+    /// Valkey, which has WAITAOF.
+    pub fn valkey(args: &[&str]) -> Self {
+        let program = std::env::var("VALKEY_SERVER").unwrap_or_else(|_| "valkey-server".into());
+        Self::of(&program, args)
+    }
+
+    fn of(program: &str, args: &[&str]) -> Self {
         // Another process may take the port in between.
         for _ in 0..5 {
             let port = free_port();
             let folder = tempfile::tempdir().unwrap();
             let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
-            if let Some(child) = run(port, &folder, &args) {
-                return Self { child, port, args, folder };
+            if let Some(child) = run(program, port, &folder, &args) {
+                return Self { program: program.to_owned(), child, port, args, folder };
             }
         }
-        panic!("redis-server does not start");
+        panic!("{program} does not start");
     }
 
     pub fn address(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn kill(&mut self) {
@@ -52,7 +67,7 @@ impl Server {
     /// On the same port and folder.
     pub fn start_again(&mut self) {
         self.kill();
-        self.child = run(self.port, &self.folder, &self.args).expect("the port is free again");
+        self.child = run(&self.program, self.port, &self.folder, &self.args).expect("the port is free again");
     }
 
     /// Asks the server something, past the queue.
@@ -68,14 +83,19 @@ impl Drop for Server {
     }
 }
 
-fn run(port: u16, folder: &TempDir, args: &[String]) -> Option<Child> {
-    let mut child = Command::new("redis-server")
+fn run(program: &str, port: u16, folder: &TempDir, args: &[String]) -> Option<Child> {
+    let mut child = Command::new(program)
         .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"])
         .args(args)
         .current_dir(folder.path())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("these tests need redis-server: apt-get install redis-server");
+        .unwrap_or_else(|error| {
+            panic!(
+                "these tests need {program} ({error}): ./test gets it; or apt-get install redis-server, and \
+                 valkey-server from Debian's backports, VALKEY_SERVER naming it"
+            )
+        });
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let ready = lines.any(|line| line.is_ok_and(|line| line.contains("Ready to accept connections")));
     std::thread::spawn(move || lines.for_each(drop));

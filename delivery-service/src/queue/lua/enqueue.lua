@@ -62,7 +62,7 @@ local function enqueue(lane, at, count)
     if holder == me then
       answer[1] = r[2]
     elseif holder ~= '' then
-      redis.call('SADD', base .. 'news:' .. holder, lane)
+      if redis.call('SADD', base .. 'news:' .. holder, lane) == 1 then hint(holder, lane) end
     elseif hold <= now then
       if had == 0 and (r[7] or '') == '' then
         local fence = (r[2] or 0) + 1

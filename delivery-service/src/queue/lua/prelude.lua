@@ -39,3 +39,8 @@ end
 local function reason(failure)
   return type(failure) == 'table' and failure.err or tostring(failure)
 end
+
+-- Tells a holder that a lane of its has come to its news. Where that is not allowed its claims find it.
+local function hint(holder, lane)
+  redis.pcall('SPUBLISH', base .. 'hints:' .. holder, lane)
+end

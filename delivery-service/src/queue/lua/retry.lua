@@ -22,7 +22,7 @@ redis.call('HSET', heads, id, struct.pack(MARK, place, size, SCHEDULED, unseen, 
 redis.call('ZADD', base .. 'sched:' .. lane, now / 1000000, id)
 redis.call('HSET', key, 'late', 1)
 if holder ~= '' then
-  redis.call('SADD', base .. 'news:' .. holder, lane)
+  if redis.call('SADD', base .. 'news:' .. holder, lane) == 1 then hint(holder, lane) end
 elseif r[2] ~= 'inf' then
   redis.call('ZADD', lanes, 'LT', now, lane)
 end

@@ -12,6 +12,7 @@ for _, lane in ipairs(list) do
       redis.call('ZADD', lanes, 'XX', now, lane)
     else
       redis.call('SADD', base .. 'news:' .. holder, lane .. 'w')
+      hint(holder, lane)
     end
   end
 end
