@@ -10,6 +10,7 @@ mod fixtures;
 mod grpcurl;
 mod latency;
 mod lifecycle;
+mod load;
 mod pairs;
 mod settings;
 mod signature;

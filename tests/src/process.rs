@@ -29,11 +29,12 @@ pub struct Process {
     addresses: HashMap<String, SocketAddr>,
 }
 
-/// Where the binary is: beside this test's, or where `HOOKLINE_BIN_DIR` says.
+/// Where the binary is: beside this one, or above a test's folder, or where `HOOKLINE_BIN_DIR` says.
 pub fn binary(name: &str) -> PathBuf {
     let folder = std::env::var_os("HOOKLINE_BIN_DIR").map(PathBuf::from).unwrap_or_else(|| {
-        let test = std::env::current_exe().unwrap();
-        test.parent().and_then(Path::parent).unwrap().to_owned()
+        let this = std::env::current_exe().unwrap();
+        let folder = this.parent().unwrap();
+        if folder.ends_with("deps") { folder.parent().unwrap() } else { folder }.to_owned()
     });
     let path = folder.join(name);
     assert!(path.exists(), "{} is not built: ./test builds it, or cargo build --bins", path.display());

@@ -1,0 +1,66 @@
+//! A service that answers every event of a stream and does nothing: what `miss` is measured by.
+
+use std::{net::SocketAddr, pin::Pin};
+
+use futures_util::{Stream, StreamExt};
+use proto::v1::{
+    PublishEventRequest, PublishEventResponse, PublishEventsRequest, PublishEventsResponse, PublishResult,
+    StreamEventsRequest, StreamEventsResponse,
+    event_service_server::{EventService, EventServiceServer},
+    publish_result::Outcome,
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+use crate::receiver;
+
+struct Empty;
+
+/// Serves until its standard input ends; prints its address.
+pub async fn run() -> anyhow::Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    println!("{}", listener.local_addr()?);
+    let mut lines = receiver::lines();
+    let ends = async { while lines.recv().await.is_some() {} };
+    Server::builder()
+        .tcp_nodelay(true)
+        .add_service(EventServiceServer::new(Empty))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ends)
+        .await?;
+    Ok(())
+}
+
+fn answer() -> PublishResult {
+    PublishResult { outcome: Some(Outcome::Accepted(PublishEventResponse::default())) }
+}
+
+#[tonic::async_trait]
+impl EventService for Empty {
+    async fn publish_event(
+        &self,
+        _: Request<PublishEventRequest>,
+    ) -> Result<Response<PublishEventResponse>, Status> {
+        Ok(Response::new(PublishEventResponse::default()))
+    }
+
+    async fn publish_events(
+        &self,
+        request: Request<PublishEventsRequest>,
+    ) -> Result<Response<PublishEventsResponse>, Status> {
+        let results = request.get_ref().events.iter().map(|_| answer()).collect();
+        Ok(Response::new(PublishEventsResponse { results }))
+    }
+
+    type StreamEventsStream = Pin<Box<dyn Stream<Item = Result<StreamEventsResponse, Status>> + Send>>;
+
+    async fn stream_events(
+        &self,
+        request: Request<Streaming<StreamEventsRequest>>,
+    ) -> Result<Response<Self::StreamEventsStream>, Status> {
+        let answers = request.into_inner().enumerate().map(|(n, event)| {
+            event.map(|_| StreamEventsResponse { sequence: n as u64 + 1, result: Some(answer()) })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}

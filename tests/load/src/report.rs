@@ -1,0 +1,171 @@
+//! What a run came to, as a table for people and as JSON for machines.
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::measure::Sample;
+
+/// Percentiles, in ms.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Latency {
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub workload: String,
+    pub store: String,
+    pub publish: String,
+    pub seconds: f64,
+    pub accepted: u64,
+    pub deliveries: u64,
+    /// Requests beyond one a delivery.
+    pub repeated: u64,
+    pub body_bytes: u64,
+    pub accepted_per_second: f64,
+    pub delivered_per_second: f64,
+    /// The machine's limits, and what share of them was reached.
+    pub raw_posts_per_second: Option<f64>,
+    pub share_of_raw: Option<f64>,
+    pub raw_events_per_second: Option<f64>,
+    pub share_of_raw_events: Option<f64>,
+    /// Publishing to the answer.
+    pub answer: Latency,
+    /// Publishing to arrival.
+    pub arrival: Latency,
+    pub processes: Vec<Cost>,
+    /// CPU of services and store, µs for each delivery (each event, when nothing is delivered).
+    pub cpu_us: f64,
+    pub store_bytes: Option<u64>,
+    pub redis_commands_per_delivery: Option<f64>,
+    pub wire_bytes_per_delivery: Option<f64>,
+    pub backlog: Option<Backlog>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Cost {
+    pub name: &'static str,
+    pub cpu_seconds_per_10_000: f64,
+    pub rss_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Backlog {
+    pub deliveries: u64,
+    pub drained_per_second: f64,
+    pub share_of_steady: f64,
+    /// Publishing to arrival at other receivers at 100 events/s.
+    pub live_before: Latency,
+    pub live_meanwhile: Latency,
+}
+
+/// Of times from 1 µs to 10 min; longer ones count as 10 min.
+pub fn histogram() -> anyhow::Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 600_000_000, 3)?)
+}
+
+/// Of a histogram in µs.
+pub fn latencies(of: &Histogram<u64>) -> Latency {
+    let ms = |quantile| of.value_at_quantile(quantile) as f64 / 1_000.0;
+    Latency { p50: ms(0.5), p90: ms(0.9), p99: ms(0.99), p999: ms(0.999), max: of.max() as f64 / 1_000.0 }
+}
+
+impl Report {
+    /// What it cost, between two samples.
+    pub fn costs(&mut self, before: &Sample, after: &Sample) {
+        let count = if self.deliveries == 0 { self.accepted } else { self.deliveries }.max(1) as f64;
+        for (before, after) in before.processes.iter().zip(&after.processes) {
+            let cpu = after.cpu_seconds - before.cpu_seconds;
+            if !["receiver", "generator"].contains(&after.name) {
+                self.cpu_us += cpu / count * 1e6;
+            }
+            let cost = Cost {
+                name: after.name,
+                cpu_seconds_per_10_000: cpu / count * 1e4,
+                rss_bytes: after.rss_bytes,
+            };
+            self.processes.push(cost);
+        }
+        let each =
+            |before: Option<u64>, after: Option<u64>| Some(after?.saturating_sub(before?) as f64 / count);
+        self.store_bytes = after.store_bytes;
+        self.redis_commands_per_delivery = each(before.redis_commands, after.redis_commands);
+        self.wire_bytes_per_delivery = each(before.wire_bytes, after.wire_bytes);
+    }
+
+    pub fn print(&self, json: bool) -> anyhow::Result<()> {
+        if json {
+            println!("{}", serde_json::to_string(self)?);
+        } else {
+            println!("{}", self.table());
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        let mut rows = vec![
+            format!("{}, {}, {}", self.workload, self.store, self.publish),
+            row("events accepted", format!("{} in {:.1} s", self.accepted, self.seconds)),
+            row("accepted/s", format!("{:.0}", self.accepted_per_second)),
+            row("delivered/s", format!("{:.0}", self.delivered_per_second)),
+        ];
+        let share = |rate: Option<f64>, share: Option<f64>| {
+            Some(format!("{:.0}/s, of which that is {:.1} %", rate?, share? * 100.0))
+        };
+        let raw = share(self.raw_posts_per_second, self.share_of_raw);
+        rows.extend(raw.map(|text| row("bare POSTs", text)));
+        let raw = share(self.raw_events_per_second, self.share_of_raw_events);
+        rows.extend(raw.map(|text| row("bare events", text)));
+        rows.push(row("publish to answer", self.answer.text()));
+        if self.deliveries > 0 {
+            rows.push(row("publish to arrival", self.arrival.text()));
+            let all = format!("{}, all arrived, {} of them again", self.deliveries, self.repeated);
+            rows.push(row("deliveries", all));
+            rows.push(row("body", format!("{} B", self.body_bytes)));
+        }
+        rows.push(row("services and store", format!("{:.1} us of CPU each", self.cpu_us)));
+        for cost in &self.processes {
+            let cpu = cost.cpu_seconds_per_10_000;
+            rows.push(row(
+                cost.name,
+                format!("{cpu:.3} s of CPU for 10,000, {} of memory", mib(cost.rss_bytes)),
+            ));
+        }
+        rows.extend(self.store_bytes.map(|bytes| row("store", mib(bytes))));
+        let commands = self.redis_commands_per_delivery;
+        rows.extend(commands.map(|count| row("Redis commands", format!("{count:.2} each"))));
+        let wire = self.wire_bytes_per_delivery;
+        rows.extend(wire.map(|bytes| row("over loopback", format!("{bytes:.0} B each"))));
+        if let Some(backlog) = &self.backlog {
+            let drained = format!(
+                "{} at {:.0}/s, {:.0} % of steady",
+                backlog.deliveries,
+                backlog.drained_per_second,
+                backlog.share_of_steady * 100.0
+            );
+            rows.push(row("backlog drained", drained));
+            rows.push(row("others before", backlog.live_before.text()));
+            rows.push(row("others meanwhile", backlog.live_meanwhile.text()));
+        }
+        rows.join("\n")
+    }
+}
+
+impl Latency {
+    fn text(&self) -> String {
+        let Self { p50, p90, p99, p999, max } = self;
+        format!("p50 {p50:.2}, p90 {p90:.2}, p99 {p99:.2}, p99.9 {p999:.2}, max {max:.1} ms")
+    }
+}
+
+fn row(name: &str, value: String) -> String {
+    format!("  {name:<19} {value}")
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
