@@ -10,6 +10,7 @@ pub mod payload;
 pub mod queue;
 pub mod request;
 pub mod retry;
+pub mod retrying;
 pub mod routes;
 pub mod sample;
 pub mod send;
@@ -74,9 +75,22 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let group = Group::start(queue.clone(), lanes.clone());
     let intake = intake::Intake::new(routes.clone(), group, clock.clone(), queue.shards());
     let events = api::events::Events::new(intake, clock.clone(), stop.clone());
-    let nudge = Arc::new(move |_| lanes.hint_due());
-    let deliveries =
-        api::deliveries::Deliveries { queue: queue.clone(), routes: routes.clone(), sender, nudge, clock };
+    let due = lanes.clone();
+    let retrying = retrying::start(queue.clone(), routes.clone(), move || due.hint_due(), stop.clone());
+    let (due, held) = (lanes.clone(), lanes.clone());
+    let deliveries = api::deliveries::Deliveries {
+        queue: queue.clone(),
+        routes: routes.clone(),
+        sender,
+        nudge: Arc::new(move |_| due.hint_due()),
+        withdrawn: Arc::new(move |lane| {
+            let lanes = lanes.clone();
+            Box::pin(async move { lanes.withdrawn(lane).await })
+        }),
+        lane_status: Arc::new(move |lane| held.status(lane)),
+        retrying,
+        clock,
+    };
     let services = Services::default().with(events.service()).with(deliveries.service());
     let ready = service::ready_when(
         move || {

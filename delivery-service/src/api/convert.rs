@@ -141,6 +141,15 @@ pub fn query(request: &v1::ListDeliveriesRequest) -> Result<(Query, Vec<u8>), St
     Ok((query, bound))
 }
 
+/// From which place to below which one a bulk retry goes.
+pub fn span(request: &v1::RetryDeliveriesRequest) -> Result<(Place, Place), Status> {
+    let mut violations = Violations::default();
+    let from = place(request.start_time, "start_time", &mut violations).unwrap_or_default();
+    let to = place(request.end_time, "end_time", &mut violations).unwrap_or(LAST_PLACE);
+    violations.check()?;
+    Ok((from, to))
+}
+
 /// Whether the request is narrowed to a webhook that there cannot be.
 pub fn nothing(request: &v1::ListDeliveriesRequest) -> bool {
     !request.webhook_id.is_empty() && request.webhook_id.parse::<WebhookId>().is_err()

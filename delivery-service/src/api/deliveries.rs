@@ -4,6 +4,8 @@
 //! Deliveries are readable at any time, those of deleted webhooks too; what takes a route waits until
 //! the routes are known.
 
+mod bulk;
+
 use std::{pin::Pin, sync::Arc};
 
 use common::{
@@ -15,7 +17,7 @@ use common::{
     service::MAX_REQUEST,
     status::{self, Violations},
 };
-use futures_util::Stream;
+use futures_util::{Stream, future::BoxFuture};
 use proto::v1::{
     self, CancelDeliveriesRequest, CancelDeliveriesResponse, Delivery, GetDeliveryRequest,
     GetWebhookStatusRequest, HttpRequest, ListDeliveriesRequest, ListDeliveriesResponse,
@@ -23,11 +25,14 @@ use proto::v1::{
     RetryDeliveryRequest, TestWebhookRequest, TestWebhookResponse, WatchDeliveriesRequest, WebhookStatus,
     delivery_service_server::{DeliveryService, DeliveryServiceServer},
 };
+use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
 use super::{convert, from_queue, routes_unknown};
 use crate::{
-    intake, payload,
+    intake,
+    lanes::LaneStatus,
+    payload,
     queue::{Found, Queue, Retried},
     request,
     routes::{Route, RouteState, table::Table},
@@ -38,6 +43,9 @@ use crate::{
 /// Tells the engine that a lane has something to do at once.
 pub type Nudge = Arc<dyn Fn(WebhookId) + Send + Sync>;
 
+/// Tells the engine that something of a lane was withdrawn; when it is through, nothing of that starts.
+pub type Withdrawn = Arc<dyn Fn(WebhookId) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// The service.
 #[derive(Clone)]
 pub struct Deliveries {
@@ -45,6 +53,11 @@ pub struct Deliveries {
     pub routes: Arc<Table>,
     pub sender: Arc<Sender>,
     pub nudge: Nudge,
+    pub withdrawn: Withdrawn,
+    /// What this process knows of a lane that it holds.
+    pub lane_status: Arc<dyn Fn(WebhookId) -> Option<LaneStatus> + Send + Sync>,
+    /// Told of a new bulk retry.
+    pub retrying: Arc<Notify>,
     pub clock: Clock,
 }
 
@@ -226,23 +239,23 @@ impl DeliveryService for Deliveries {
 
     async fn retry_deliveries(
         &self,
-        _: Request<RetryDeliveriesRequest>,
+        request: Request<RetryDeliveriesRequest>,
     ) -> Result<Response<RetryDeliveriesResponse>, Status> {
-        Err(status::not_built_yet("RetryDeliveries"))
+        self.retry_all(request.into_inner()).await.map(Response::new)
     }
 
     async fn cancel_deliveries(
         &self,
-        _: Request<CancelDeliveriesRequest>,
+        request: Request<CancelDeliveriesRequest>,
     ) -> Result<Response<CancelDeliveriesResponse>, Status> {
-        Err(status::not_built_yet("CancelDeliveries"))
+        self.cancel(request.into_inner()).await.map(Response::new)
     }
 
     async fn get_webhook_status(
         &self,
-        _: Request<GetWebhookStatusRequest>,
+        request: Request<GetWebhookStatusRequest>,
     ) -> Result<Response<WebhookStatus>, Status> {
-        Err(status::not_built_yet("GetWebhookStatus"))
+        self.status(&request.into_inner().webhook_id).await.map(Response::new)
     }
 }
 

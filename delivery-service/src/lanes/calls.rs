@@ -21,6 +21,8 @@ const CLAIM: usize = 32;
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// After a call that failed.
 const PAUSE: Duration = Duration::from_millis(250);
+/// How long what was stored before may take to be heard of.
+const WITHDRAWN: Duration = Duration::from_secs(3);
 
 /// What the store answered.
 pub(super) enum Reply {
@@ -119,12 +121,27 @@ impl Engine {
         };
         self.next_claim = now + pause;
         for grant in claimed.lanes {
+            let id = grant.lane.webhook_id;
             self.granted(grant, now);
+            if self.withdrawn.get(&id).is_some_and(|at| *at >= from) {
+                self.with(id, |held| held.stale = true);
+            }
         }
+        for id in claimed.withdrawn {
+            self.withdraw(id);
+        }
+        self.withdrawn.retain(|_, at| now < *at + WITHDRAWN);
         for id in claimed.news {
             self.with(id, |held| held.lane.has_news());
             self.make_ready(id);
         }
+    }
+
+    /// What waits in a lane may have been withdrawn: the lane is given back, to be read anew.
+    pub(super) fn withdraw(&mut self, id: WebhookId) {
+        self.withdrawn.insert(id, Instant::now());
+        self.with(id, |held| held.stale = true);
+        self.make_ready(id);
     }
 
     fn granted(&mut self, grant: LaneGrant, now: Instant) {

@@ -53,6 +53,9 @@ pub(super) struct Held {
     pub unsure: bool,
     /// The receiver is gone: nothing starts until config-service has turned the webhook off.
     pub gone: bool,
+    /// Something that waits here was withdrawn in the store: nothing starts, and the lane is given back
+    /// to be read anew.
+    pub stale: bool,
 }
 
 impl Held {
@@ -89,6 +92,8 @@ pub(super) struct Engine {
     /// Lanes that are to be woken in the store.
     pub wakes: VecDeque<Which>,
     pub waking: bool,
+    /// Lanes from which something was withdrawn, and when this process heard of it.
+    pub withdrawn: HashMap<WebhookId, Instant>,
     pub draining: bool,
     pub statuses: Statuses,
 }
@@ -118,6 +123,7 @@ impl Engine {
             store_away: false,
             wakes: VecDeque::new(),
             waking: false,
+            withdrawn: HashMap::new(),
             draining: false,
             statuses,
         }
@@ -192,6 +198,11 @@ impl Engine {
                     self.make_ready(id);
                 }
             }
+            Input::Withdrawn(id, heard) => {
+                self.withdraw(id);
+                // Who asked may be gone.
+                let _ = heard.send(());
+            }
             Input::Synced => self.wakes.push_back(Which::Parked),
         }
     }
@@ -201,12 +212,15 @@ impl Engine {
         let webhook_id = one.delivery.head.webhook_id();
         let lease = Lease { webhook_id, fence: one.fence };
         let known = self.lanes.get(&webhook_id).map(|held| held.lane.lease.fence);
+        let stale = self.withdrawn.contains_key(&webhook_id);
         // A lane that is being given back finds the delivery in the store.
         if known.is_some_and(|fence| fence > one.fence) || self.settling.releases(webhook_id, one.fence) {
             return;
         }
         if known != Some(one.fence) {
             self.hold(Lane::new(lease, one.before), Gate::default(), Bytes::new());
+            // It may have been withdrawn between being stored and being heard of.
+            self.with(webhook_id, |held| held.stale = stale);
         }
         let room = self.memory < self.parts.limits.memory_bytes;
         self.with(webhook_id, |held| held.lane.offer(one.delivery, one.before, room));
@@ -227,6 +241,7 @@ impl Engine {
             idle_since: None,
             unsure: false,
             gone: false,
+            stale: false,
         };
         self.lanes.insert(id, held);
     }

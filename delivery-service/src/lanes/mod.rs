@@ -22,11 +22,15 @@ mod turns;
 use std::{sync::Arc, time::Duration};
 
 use common::{clock::Clock, ids::WebhookId};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use attempt::record;
-use status::{LaneStatus, Statuses};
+use status::Statuses;
+pub use status::{LATENCY_MS, LaneStatus};
 
 use crate::{
     delivery::Place,
@@ -57,6 +61,9 @@ pub enum Input {
     News(WebhookId),
     /// The route of a webhook has come, changed or gone.
     Route(WebhookId),
+    /// What waits in a lane was withdrawn: it is to be read anew. Answered when nothing withdrawn before
+    /// starts any more.
+    Withdrawn(WebhookId, oneshot::Sender<()>),
     /// The routes are known: lanes that waited for theirs need not any more.
     Synced,
 }
@@ -124,7 +131,16 @@ impl Lanes {
         let _ = self.inputs.try_send(Input::News(id));
     }
 
-    /// The same from where nothing can wait; a full door means that the loop is awake anyway.
+    /// What waits in a lane was withdrawn in the store. When this returns, nothing of it starts any more
+    /// in this process.
+    pub async fn withdrawn(&self, lane: WebhookId) {
+        let (heard, hears) = oneshot::channel();
+        self.tell(Input::Withdrawn(lane, heard)).await;
+        // A loop that has ended starts nothing.
+        let _ = hears.await;
+    }
+
+    /// Says that a lane is due, from where nothing can wait; a full door means that the loop is awake anyway.
     pub fn hint_due(&self) {
         let _ = self.inputs.try_send(Input::Due);
     }

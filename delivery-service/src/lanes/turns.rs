@@ -43,6 +43,14 @@ impl Engine {
         match course(&self.parts, id) {
             _ if self.draining => self.give_back(id, None),
             Course::End(fate, state, reason) => self.end_all(id, fate, state, reason, now),
+            Course::Deliver(_) if held.stale => {
+                let (known, _) = held.lane.known_to();
+                let release = match held.gate.closed_until(now) {
+                    Some(until) => Release::Hold { duration: until - now },
+                    None => Release::Free { known, unread: true },
+                };
+                self.give_back(id, Some(release));
+            }
             Course::Deliver(route) if !held.gone => {
                 if self.start(id, &route, now) {
                     // It has had its turn and could go on.

@@ -15,6 +15,7 @@
 //! | expiries | expiry 8, lane 16, event id | nothing: the order in which event ids are forgotten |
 //! | lanes | lane 16 | license code, last place, counts, bytes, memo |
 //! | stopped | lane 16 | until when it is on hold (ms), or that it is parked |
+//! | bulk | lane 16 | from place 8, to place 8: what is left of a bulk retry |
 //! | accounts | length 4, license code, lane 16 | nothing: an account's lanes |
 //! | meta | "epoch" | how often the file was opened: the upper half of every fence |
 
@@ -24,13 +25,13 @@ use async_trait::async_trait;
 use common::{
     clock::{Clock, Time},
     disk::{self, DiskError},
-    ids::DeliveryId,
+    ids::{DeliveryId, WebhookId},
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Claimed, Found, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit, Query, Queue, QueueError,
-    Retried, Settle, Stored,
+    Bulk, Cancel, Cancelled, Claimed, Found, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit,
+    Query, Queue, QueueError, Retried, Settle, Slice, Standing, Stored, disk_bulk,
     disk_lanes::LEASE,
     disk_read,
     disk_writer::{Command, Done, FILE, Opens, Shared, Work, Writer},
@@ -148,6 +149,7 @@ impl Queue for DiskQueue {
                     lease: LEASE,
                     next_due: granted.next_due.map(|due| now.until(Time(due))),
                     news: granted.news,
+                    withdrawn: Vec::new(),
                 })
             });
             let failed = claimed.is_err();
@@ -202,6 +204,39 @@ impl Queue for DiskQueue {
             Done::Retried(retried) => Ok(retried),
             _ => Err(strange()),
         }
+    }
+
+    async fn lane_status(&self, lane: WebhookId) -> Result<Standing, QueueError> {
+        self.look(move |shared| disk_bulk::status(&shared.read()?, lane, shared.clock.now())).await
+    }
+
+    async fn cancel(&self, lane: WebhookId, which: Cancel) -> Result<Cancelled, QueueError> {
+        match self.ask(Work::Cancel(lane, which)).await? {
+            Done::Cancelled(cancelled) => Ok(cancelled),
+            _ => Err(strange()),
+        }
+    }
+
+    async fn retry_bulk(&self, lane: WebhookId, from: Place, to: Place) -> Result<Bulk, QueueError> {
+        match self.ask(Work::Bulk(lane, from, to)).await? {
+            Done::Bulk(bulk) => Ok(bulk),
+            _ => Err(strange()),
+        }
+    }
+
+    async fn bulk_retries(&self) -> Result<Vec<WebhookId>, QueueError> {
+        self.look(|shared| disk_bulk::bulk_retries(&shared.read()?)).await
+    }
+
+    async fn retry_slice(&self, lane: WebhookId, most: usize) -> Result<Slice, QueueError> {
+        match self.ask(Work::Slice(lane, most)).await? {
+            Done::Slice(slice) => Ok(slice),
+            _ => Err(strange()),
+        }
+    }
+
+    async fn stop_bulk(&self, lane: WebhookId) -> Result<(), QueueError> {
+        self.ask(Work::StopBulk(lane)).await.map(drop)
     }
 
     async fn ping(&self) -> Result<(), QueueError> {

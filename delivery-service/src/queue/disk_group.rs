@@ -22,7 +22,7 @@ use super::{
 use crate::delivery::{Fault, Place, State};
 
 /// History that one call may trim beside twice what it adds.
-const TRIM: usize = 16;
+pub(super) const TRIM: usize = 16;
 
 pub(super) struct Group<'t, 'l> {
     pub tables: Tables<'t>,
@@ -161,6 +161,9 @@ impl<'t, 'l> Group<'t, 'l> {
         let (mut head, fate) = (settled.head.clone(), settled.fate);
         let id = head.id();
         let Some(mut mark) = self.mark(id)? else { return Ok(()) };
+        if mark.kind == Kind::Ended && fate != Fate::Cancelled && head.webhook_id() == lane {
+            return self.settle_withdrawn(id, head, fate == Fate::Succeeded);
+        }
         // Said before, and its answer was lost.
         if !matches!(mark.kind, Kind::Fresh | Kind::Scheduled) || head.webhook_id() != lane {
             return Ok(());
@@ -292,7 +295,7 @@ impl<'t, 'l> Group<'t, 'l> {
     }
 
     /// Takes an open delivery out of its indexes.
-    fn unlist(&mut self, lane: WebhookId, mark: &Mark) -> Result<(), QueueError> {
+    pub(super) fn unlist(&mut self, lane: WebhookId, mark: &Mark) -> Result<(), QueueError> {
         if mark.kind == Kind::Fresh {
             self.tables.fresh.remove(&at(lane, mark.place))?;
         } else {
@@ -302,7 +305,7 @@ impl<'t, 'l> Group<'t, 'l> {
         Ok(())
     }
 
-    fn schedule(
+    pub(super) fn schedule(
         &mut self,
         lane: WebhookId,
         id: DeliveryId,

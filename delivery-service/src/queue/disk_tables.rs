@@ -25,6 +25,7 @@ pub(super) const EVENTS: TableDefinition<&[u8], &[u8; 24]> = TableDefinition::ne
 pub(super) const EXPIRIES: TableDefinition<&[u8], ()> = TableDefinition::new("expiries");
 pub(super) const LANES: ById<&[u8]> = ById::new("lanes");
 pub(super) const STOPPED: ById<i64> = ById::new("stopped");
+pub(super) const BULK: ById<&[u8; 16]> = ById::new("bulk");
 pub(super) const ACCOUNTS: TableDefinition<&[u8], ()> = TableDefinition::new("accounts");
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
@@ -47,6 +48,7 @@ pub(super) struct Tables<'t> {
     pub expiries: Table<'t, &'static [u8], ()>,
     pub lanes: Table<'t, &'static [u8; 16], &'static [u8]>,
     pub stopped: Table<'t, &'static [u8; 16], i64>,
+    pub bulk: Table<'t, &'static [u8; 16], &'static [u8; 16]>,
     pub accounts: Table<'t, &'static [u8], ()>,
 }
 
@@ -64,6 +66,7 @@ impl<'t> Tables<'t> {
             expiries: txn.open_table(EXPIRIES)?,
             lanes: txn.open_table(LANES)?,
             stopped: txn.open_table(STOPPED)?,
+            bulk: txn.open_table(BULK)?,
             accounts: txn.open_table(ACCOUNTS)?,
         })
     }

@@ -18,7 +18,8 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Lanes as Which, Lease, LeaseLost, Limits, New, QueueError, Retried, Settle, Stored,
+    Bulk, Cancel, Cancelled, Lanes as Which, Lease, LeaseLost, Limits, New, Place, QueueError, Retried,
+    Settle, Slice, Stored,
     disk_group::{Group, due},
     disk_lanes::Lanes,
     disk_tables::{FRESH, META, SCHEDULED, STOPPED, Tables, open_lanes},
@@ -44,6 +45,10 @@ pub(super) enum Work {
     Settle(Arc<Vec<Settle>>),
     Wake(Which),
     Retry(DeliveryId),
+    Cancel(WebhookId, Cancel),
+    Bulk(WebhookId, Place, Place),
+    Slice(WebhookId, usize),
+    StopBulk(WebhookId),
     /// Leases so many lanes that are due.
     Claim(usize),
     /// Takes leases back that could not be handed over.
@@ -55,6 +60,9 @@ pub(super) enum Done {
     Settled(Vec<Result<(), LeaseLost>>),
     Woken,
     Retried(Retried),
+    Cancelled(Cancelled),
+    Bulk(Bulk),
+    Slice(Slice),
     Claimed(Granted),
 }
 
@@ -71,6 +79,8 @@ impl Work {
         match self {
             Self::Enqueue(new) => (new.len(), new.iter().map(|new| new.body.len()).sum()),
             Self::Settle(lanes) => (lanes.iter().map(|lane| lane.deliveries.len()).sum(), 0),
+            Self::Cancel(..) => (super::CANCEL_MOST, 0),
+            Self::Slice(_, most) => (*most, 0),
             _ => (1, 0),
         }
     }
@@ -287,6 +297,10 @@ impl Writer {
             (Work::Wake(Which::One(lane)), _) => group.wake(lane).map(|()| Ok(Done::Woken)),
             (Work::Wake(Which::Parked), _) => group.wake_parked().map(|()| Ok(Done::Woken)),
             (Work::Retry(id), _) => group.retry(id).map(|retried| Ok(Done::Retried(retried))),
+            (Work::Cancel(lane, which), _) => group.cancel(lane, &which).map(|c| Ok(Done::Cancelled(c))),
+            (Work::Bulk(lane, from, to), _) => group.retry_bulk(lane, from, to).map(|b| Ok(Done::Bulk(b))),
+            (Work::Slice(lane, most), _) => group.retry_slice(lane, most).map(|s| Ok(Done::Slice(s))),
+            (Work::StopBulk(lane), _) => group.stop_bulk(lane).map(|()| Ok(Done::Woken)),
             (Work::Claim(_) | Work::GiveBack(_), _) => Ok(Ok(Done::Woken)),
         });
         let done: Vec<_> = done.collect::<Result<_, QueueError>>()?;

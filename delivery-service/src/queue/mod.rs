@@ -12,7 +12,9 @@
 //! All verbs take batches and are atomic per lane. Every backend passes the same contract suite
 //! (`tests/queue_contract`); durations, not times, cross the seam: the store has the clock.
 
+mod bulk;
 pub mod disk;
+mod disk_bulk;
 mod disk_group;
 mod disk_history;
 mod disk_lanes;
@@ -23,6 +25,7 @@ mod disk_tests;
 mod disk_writer;
 pub mod group;
 pub mod redis;
+mod redis_bulk;
 mod redis_call;
 mod redis_claim;
 mod redis_durable;
@@ -40,6 +43,7 @@ use bytes::Bytes;
 use common::ids::{DeliveryId, WebhookId};
 
 pub use self::{
+    bulk::{Bulk, CANCEL_MOST, Cancel, Cancelled, Slice, Standing},
     redis_durable::{Durability, check_durability},
     redis_hints::Hear,
 };
@@ -91,6 +95,29 @@ pub trait Queue: Send + Sync + 'static {
     /// From now on `hear` is told of what others do in lanes that this holder has, as it happens; what
     /// it misses comes with the next claim. Nothing to tell where there is one holder.
     fn on_news(&self, _hear: Hear) {}
+
+    /// How a lane stands; costs the same however long it is.
+    async fn lane_status(&self, lane: WebhookId) -> Result<Standing, QueueError>;
+
+    /// Ends open deliveries of a lane CANCELLED, oldest first. One that is under way ends SUCCEEDED all
+    /// the same if its attempt does, and is not tried again otherwise: that is decided as it is settled.
+    /// A holder that others withdrew from is told by `Claimed::withdrawn`; the caller tells its own.
+    async fn cancel(&self, lane: WebhookId, which: Cancel) -> Result<Cancelled, QueueError>;
+
+    /// Notes a bulk retry of a lane's FAILED deliveries with places from `from` to below `to`.
+    async fn retry_bulk(&self, lane: WebhookId, from: Place, to: Place) -> Result<Bulk, QueueError>;
+
+    /// Lanes whose bulk retry may go on. Each is the caller's for a second, so that of many who ask one
+    /// goes on with it.
+    async fn bulk_retries(&self) -> Result<Vec<WebhookId>, QueueError>;
+
+    /// Goes on with a lane's bulk retry: up to `most` FAILED ones, those with a body, are due now with
+    /// their retries renewed; in line with others, not ahead of them. None while `most` or more that
+    /// were due before still wait for their turn.
+    async fn retry_slice(&self, lane: WebhookId, most: usize) -> Result<Slice, QueueError>;
+
+    /// Ends a lane's bulk retry where it stands.
+    async fn stop_bulk(&self, lane: WebhookId) -> Result<(), QueueError>;
 
     /// That the store answers.
     async fn ping(&self) -> Result<(), QueueError>;
@@ -148,6 +175,9 @@ pub struct Claimed {
     pub next_due: Option<Duration>,
     /// Lanes of this holder in which others enqueued, retried or woke something since the last call.
     pub news: Vec<WebhookId>,
+    /// Lanes of this holder from which others withdrew what waits: what it has of them is to be read
+    /// anew.
+    pub withdrawn: Vec<WebhookId>,
 }
 
 #[derive(Debug)]

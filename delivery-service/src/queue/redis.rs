@@ -10,11 +10,12 @@
 //! | `P:{qN}:parked` | set: parked lanes, and some that were |
 //! | `P:{qN}:holders` | zset: holder → when it last said that it lives, ms |
 //! | `P:{qN}:held:HOLDER` | set: the lanes it holds |
-//! | `P:{qN}:news:HOLDER` | set: lanes it held when something happened in them; with `w` behind: that were woken |
 //! | `P:{qN}:hints:HOLDER` | channel: lanes that have come to its news |
+//! | `P:{qN}:news:HOLDER` | set: lanes it held when something happened in them; with `w` behind: that were woken; with `c`: from which others withdrew |
 //! | `P:{qN}:heads` | hash: delivery id → mark and head (`redis_record.rs`) |
 //! | `P:{qN}:bodies` | hash: delivery id → body, of those that are open or FAILED |
-//! | `P:{qN}:lane:ID` | hash: license, fence, holder ("" free), last (place), done (to which place all fresh ones are), hold (until ms; `inf` parked), n and bytes (open), ended (in `ok`), late ("1": some are or were scheduled), memo, age (when its history is looked at) |
+//! | `P:{qN}:lane:ID` | hash: license, fence, holder ("" free), last (place), done (to which place all fresh ones are), hold (until ms; `inf` parked), n and bytes (open), ended (in `ok`), late ("1": some are or were scheduled), memo, age (when its history is looked at), bulk and bulk_to (places: what is left of a bulk retry) |
+//! | `P:{qN}:bulk` | zset: lane with a bulk retry → when its next slice is due, ms |
 //! | `P:{qN}:open:ID` | zset: delivery id → place, of all open ones |
 //! | `P:{qN}:sched:ID` | zset: delivery id → due ms, of the scheduled ones; under 10⁹: asked for, in that order |
 //! | `P:{qN}:ok:ID`, `…:failed:ID` | zsets: delivery id → place. History; `ok` has SUCCEEDED and CANCELLED |
@@ -41,8 +42,8 @@ use redis::{Cmd, cmd};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Claimed, Found, Hear, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit, Place, Query, Queue,
-    QueueError, Retried, Settle, Stored,
+    Bulk, Cancel, Cancelled, Claimed, Found, Hear, Lanes, Lease, LeaseLost, Limits, Listed, New, Page,
+    PageLimit, Place, Query, Queue, QueueError, Retried, Settle, Slice, Standing, Stored,
     redis_call::{Answer, TIMEOUT, Verbs, command, damaged, number},
     redis_durable::{Durability, Durable},
     redis_hints::listen,
@@ -269,6 +270,30 @@ impl Queue for RedisQueue {
     fn on_news(&self, hear: Hear) {
         let listening = listen(self.connection.clone(), &self.bases, &self.holder, hear);
         *self.listening.lock() = Some(listening);
+    }
+
+    async fn lane_status(&self, lane: WebhookId) -> Result<Standing, QueueError> {
+        self.status_of(lane).await
+    }
+
+    async fn cancel(&self, lane: WebhookId, which: Cancel) -> Result<Cancelled, QueueError> {
+        self.cancel_some(lane, which).await
+    }
+
+    async fn retry_bulk(&self, lane: WebhookId, from: Place, to: Place) -> Result<Bulk, QueueError> {
+        self.start_bulk(lane, from, to).await
+    }
+
+    async fn bulk_retries(&self) -> Result<Vec<WebhookId>, QueueError> {
+        self.bulks().await
+    }
+
+    async fn retry_slice(&self, lane: WebhookId, most: usize) -> Result<Slice, QueueError> {
+        self.slice(lane, most).await
+    }
+
+    async fn stop_bulk(&self, lane: WebhookId) -> Result<(), QueueError> {
+        self.end_bulk(lane).await
     }
 
     async fn ping(&self) -> Result<(), QueueError> {

@@ -32,6 +32,13 @@ pub(super) struct Verbs {
     pub wake: Verb,
     pub list: Verb,
     pub get: Verb,
+    pub status: Verb,
+    pub cancel: Verb,
+    pub bulk: Verb,
+    pub bulk_stop: Verb,
+    pub bulks: Verb,
+    pub slice: Verb,
+    pub slice_done: Verb,
 }
 
 impl Verbs {
@@ -51,6 +58,13 @@ impl Verbs {
             wake: frees(&[include_str!("lua/wake.lua")]),
             list: reads(&[include_str!("lua/list.lua")]),
             get: reads(&[include_str!("lua/get.lua")]),
+            status: reads(&[include_str!("lua/status.lua")]),
+            cancel: frees(&[HISTORY, include_str!("lua/cancel.lua")]),
+            bulk: frees(&[include_str!("lua/bulk.lua")]),
+            bulk_stop: frees(&[include_str!("lua/bulk_stop.lua")]),
+            bulks: frees(&[include_str!("lua/bulks.lua")]),
+            slice: frees(&[include_str!("lua/slice.lua")]),
+            slice_done: frees(&[include_str!("lua/slice_done.lua")]),
         }
     }
 }

@@ -27,6 +27,7 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
 struct Shard {
     next_due: Option<Duration>,
     news: Vec<WebhookId>,
+    withdrawn: Vec<WebhookId>,
     given: Vec<LaneGrant>,
     held: Option<Vec<Lease>>,
 }
@@ -66,6 +67,7 @@ impl RedisQueue {
                             so_far.next_due = answer.next_due;
                             so_far.given = answer.given;
                             so_far.news.extend(answer.news);
+                            so_far.withdrawn.extend(answer.withdrawn);
                         }
                     }
                     // What it granted, if anything, is found again.
@@ -76,7 +78,8 @@ impl RedisQueue {
                 }
             }
         }
-        let mut claimed = Claimed { lanes: Vec::new(), lease: LEASE, next_due: None, news: Vec::new() };
+        let (news, withdrawn) = (Vec::new(), Vec::new());
+        let mut claimed = Claimed { lanes: Vec::new(), lease: LEASE, next_due: None, news, withdrawn };
         let mut orphans = Vec::new();
         for (shard, answer) in &answers {
             if let Ok(Shard { held: Some(held), .. }) = answer {
@@ -95,6 +98,7 @@ impl RedisQueue {
                     }
                     claimed.next_due = [claimed.next_due, answer.next_due].into_iter().flatten().min();
                     claimed.news.extend(answer.news);
+                    claimed.withdrawn.extend(answer.withdrawn);
                     claimed.lanes.extend(answer.given);
                     if !lost.contains(&shard) {
                         unsure.known(shard);
@@ -146,7 +150,7 @@ impl RedisQueue {
         let mut answer = Answer::of(self.verbs.claim.run(&self.connection, call, CLAIM_TIMEOUT).await?)?;
         let next_due = record::duration(answer.number()?);
         let mut news = answer.array()?;
-        let news = told(&mut news)?;
+        let (news, withdrawn) = told(&mut news)?;
         let mut given = answer.array()?;
         let given = (0..given.left()).map(|_| grant(given.array()?)).collect::<Result<_, QueueError>>()?;
         let mut broken = answer.array()?;
@@ -166,7 +170,7 @@ impl RedisQueue {
         if let Some(beat) = self.beats.lock().get_mut(usize::from(shard)) {
             *beat = Some(start);
         }
-        Ok(Shard { next_due, news, given, held: unsure.then_some(leases) })
+        Ok(Shard { next_due, news, withdrawn, given, held: unsure.then_some(leases) })
     }
 
     /// Gives back lanes that the store has granted and nobody here has heard of.
@@ -189,16 +193,22 @@ impl RedisQueue {
     }
 }
 
-/// Lanes in which something happened, each once: those that were woken stand with a mark behind.
-fn told(news: &mut Answer) -> Result<Vec<WebhookId>, QueueError> {
-    let mut lanes = HashSet::new();
+/// Lanes in which something happened, each once, and those from which something was withdrawn: what was
+/// woken or withdrawn from stands with a mark behind.
+fn told(news: &mut Answer) -> Result<(Vec<WebhookId>, Vec<WebhookId>), QueueError> {
+    let (mut lanes, mut withdrawn) = (HashSet::new(), Vec::new());
     while news.left() > 0 {
         let mut lane = news.bytes()?.unwrap_or_default();
+        let mark = lane.get(16).copied();
         lane.truncate(16);
         let lane = lane.as_slice().try_into().map_err(|_| damaged("an id that is none"))?;
-        lanes.insert(WebhookId::from_bytes(lane));
+        if mark == Some(b'c') {
+            withdrawn.push(WebhookId::from_bytes(lane));
+        } else {
+            lanes.insert(WebhookId::from_bytes(lane));
+        }
     }
-    Ok(lanes.into_iter().collect())
+    Ok((lanes.into_iter().collect(), withdrawn))
 }
 
 fn grant(mut answer: Answer) -> Result<LaneGrant, QueueError> {

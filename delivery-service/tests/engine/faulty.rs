@@ -7,12 +7,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use common::ids::DeliveryId;
+use common::ids::{DeliveryId, WebhookId};
 use delivery_service::{
     delivery::Place,
     queue::{
-        Claimed, Found, LaneNow, Lanes, Lease, LeaseLost, Listed, New, Page, PageLimit, Query, Queue,
-        QueueError, Release, Retried, Settle, Stored,
+        Bulk, Cancel, Cancelled, Claimed, Found, LaneNow, Lanes, Lease, LeaseLost, Listed, New, Page,
+        PageLimit, Query, Queue, QueueError, Release, Retried, Settle, Slice, Standing, Stored,
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -148,6 +148,38 @@ impl Queue for Faulty {
 
     async fn retry(&self, id: DeliveryId) -> Result<Retried, QueueError> {
         self.inner.retry(id).await
+    }
+
+    async fn lane_status(&self, lane: WebhookId) -> Result<Standing, QueueError> {
+        self.inner.lane_status(lane).await
+    }
+
+    async fn cancel(&self, lane: WebhookId, which: Cancel) -> Result<Cancelled, QueueError> {
+        match self.fate().await {
+            Fate::Refused => Err(away()),
+            Fate::AnswerLost => self.inner.cancel(lane, which).await.and(Err(away())),
+            Fate::Slow | Fate::Well => self.inner.cancel(lane, which).await,
+        }
+    }
+
+    async fn retry_bulk(&self, lane: WebhookId, from: Place, to: Place) -> Result<Bulk, QueueError> {
+        self.inner.retry_bulk(lane, from, to).await
+    }
+
+    async fn bulk_retries(&self) -> Result<Vec<WebhookId>, QueueError> {
+        self.inner.bulk_retries().await
+    }
+
+    async fn retry_slice(&self, lane: WebhookId, most: usize) -> Result<Slice, QueueError> {
+        match self.fate().await {
+            Fate::Refused => Err(away()),
+            Fate::AnswerLost => self.inner.retry_slice(lane, most).await.and(Err(away())),
+            Fate::Slow | Fate::Well => self.inner.retry_slice(lane, most).await,
+        }
+    }
+
+    async fn stop_bulk(&self, lane: WebhookId) -> Result<(), QueueError> {
+        self.inner.stop_bulk(lane).await
     }
 
     async fn ping(&self) -> Result<(), QueueError> {

@@ -10,6 +10,8 @@ mod redis_alone;
 mod redis_safety;
 mod redis_server;
 
+mod bulk;
+mod cancel;
 mod claim;
 mod crash;
 mod enqueue;
@@ -91,6 +93,24 @@ contract! {
             asked_for_during_a_first_attempt_it_follows_a_failure
             asked_for_during_an_attempt_a_success_stands
             its_holder_hears_of_it
+        ]
+        cancel: [
+            all_that_waits_ends_cancelled
+            only_those_named_are_withdrawn
+            a_long_backlog_takes_several_calls_and_spares_what_comes_later
+            what_has_ended_stays_as_it_is
+            a_success_under_way_stands
+            a_failure_under_way_ends_cancelled
+            another_holder_hears_of_it
+            a_lane_says_how_it_stands
+        ]
+        bulk: [
+            failed_ones_of_a_time_are_due_again_in_line
+            slices_wait_for_those_before
+            one_at_a_time_and_it_can_be_stopped
+            without_a_body_a_failed_one_stays
+            it_goes_on_after_a_crash
+            its_holder_hears_of_a_slice
         ]
         list: [
             the_newest_place_comes_first_over_all_lanes

@@ -26,6 +26,7 @@ pub(super) const ACCOUNT: &str = "~99199077";
 pub(super) struct World {
     pub api: Deliveries,
     nudged: mpsc::UnboundedReceiver<WebhookId>,
+    withdrawn: mpsc::UnboundedReceiver<WebhookId>,
     _folder: TempDir,
 }
 
@@ -33,15 +34,22 @@ fn world_with(limits: Limits) -> World {
     let folder = TempDir::new().unwrap();
     let clock = Clock::by_hand(NOW);
     let (nudges, nudged) = mpsc::unbounded_channel();
+    let (withdrawals, withdrawn) = mpsc::unbounded_channel();
     let rules = Rules { development: true, ..Rules::default() };
     let api = Deliveries {
         queue: DiskQueue::open(folder.path(), clock.clone(), limits, 0).unwrap(),
         routes: Arc::default(),
         sender: Arc::new(Sender::new(rules, send::Settings::default(), clock.clone()).unwrap()),
         nudge: Arc::new(move |id| nudges.send(id).unwrap()),
+        withdrawn: Arc::new(move |id| {
+            withdrawals.send(id).unwrap();
+            Box::pin(async {})
+        }),
+        lane_status: Arc::new(|_| None),
+        retrying: Arc::default(),
         clock,
     };
-    World { api, nudged, _folder: folder }
+    World { api, nudged, withdrawn, _folder: folder }
 }
 
 pub(super) fn world() -> World {
@@ -299,12 +307,61 @@ async fn a_deleted_webhooks_deliveries_stay_readable() {
 
 #[tokio::test]
 async fn what_is_not_built_yet_is_refused() {
-    let api = world().api;
-    let codes = [
-        api.watch_deliveries(Request::new(Default::default())).await.map(drop).unwrap_err().code(),
-        api.retry_deliveries(Request::new(Default::default())).await.map(drop).unwrap_err().code(),
-        api.cancel_deliveries(Request::new(Default::default())).await.map(drop).unwrap_err().code(),
-        api.get_webhook_status(Request::new(Default::default())).await.map(drop).unwrap_err().code(),
-    ];
-    assert_eq!(codes, [Code::Unimplemented; 4]);
+    let refused = world().api.watch_deliveries(Request::new(Default::default())).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_webhook_says_how_it_stands_and_what_waits_is_withdrawn() {
+    let mut world = world();
+    world.know([webhook(1, WebhookType::Event)]);
+    let lane = world.store(id(1), 4).await;
+    world.settle(&lane, 0, State::Failed).await;
+    let stands = world.api.status(&id(1).to_string()).await.unwrap();
+    assert_eq!((stands.backlog_count, stands.failed_count), (3, 1));
+    assert_eq!(stands.oldest_age.unwrap().seconds, 3);
+
+    let named = vec![lane.places[0].0.id().to_string(), lane.places[2].0.id().to_string()];
+    let cancel = |delivery_ids| {
+        let request = CancelDeliveriesRequest { webhook_id: id(1).to_string(), delivery_ids };
+        world.api.cancel(request)
+    };
+    assert_eq!(cancel(named).await.unwrap().cancelled_count, 1, "the other one has ended");
+    assert_eq!(world.withdrawn.recv().await, Some(id(1)), "the engine is told");
+    assert_eq!(cancel(vec!["no id".into()]).await.unwrap().cancelled_count, 0, "and not all");
+    assert_eq!(cancel(Vec::new()).await.unwrap().cancelled_count, 2);
+    let stands = world.api.status(&id(1).to_string()).await.unwrap();
+    assert_eq!((stands.backlog_count, stands.failed_count, stands.oldest_age), (0, 1, None));
+
+    for (unknown, code) in [("", Code::InvalidArgument), ("wh_x", Code::NotFound)] {
+        assert_eq!(world.api.status(unknown).await.unwrap_err().code(), code);
+    }
+    let nobody = id(7).to_string();
+    assert_eq!(world.api.status(&nobody).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn failed_ones_are_retried_together_one_call_at_a_time() {
+    let world = world();
+    let turned_off =
+        v1::Webhook { state: v1::WebhookState::Disabled as i32, ..webhook(2, WebhookType::Event) };
+    world.know([webhook(1, WebhookType::Event), turned_off]);
+    let lane = world.store(id(1), 3).await;
+    for index in 0..3 {
+        world.settle(&lane, index, State::Failed).await;
+    }
+    let request = |number, end_time| RetryDeliveriesRequest {
+        webhook_id: id(number).to_string(),
+        start_time: None,
+        end_time,
+    };
+    // The deliveries are a second apart: the end is exclusive.
+    let end = (NOW + Duration::from_secs(2)).into();
+    assert_eq!(world.api.retry_all(request(1, Some(end))).await.unwrap().retried_count, 2);
+    let refused = world.api.retry_all(request(1, None)).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "RETRY_UNDER_WAY");
+    let refused = world.api.retry_all(request(2, None)).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "WEBHOOK_DISABLED");
+    let refused = world.api.retry_all(request(3, None)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
 }

@@ -60,3 +60,13 @@ local function aging(lane, age, ended_age, failed_age)
     sweep(lane, ended_age, failed_age)
   end
 end
+
+-- A head that ends CANCELLED now: later fields win (state 9, end_ms 14, end_reason 15).
+local function withdrawn(head)
+  local time, left = '', now
+  while left >= 128 do
+    time = time .. string.char(left % 128 + 128)
+    left = math.floor(left / 128)
+  end
+  return head .. '\72\5\112' .. time .. string.char(left) .. '\120\0'
+end

@@ -31,7 +31,10 @@ local function settle(lane, at, ended, others)
     if left < ended then stored = values(heads, ids) end
     for k = 1, ended do
       local id = ids[k]
-      if not stored or (stored[k] and select(3, struct.unpack(MARK, stored[k])) < ENDED) then
+      local kind, flags
+      if stored and stored[k] then kind, flags = select(3, struct.unpack(MARK, stored[k])) end
+      -- What was withdrawn while its attempt was under way has succeeded all the same.
+      if not stored or (kind and (kind < ENDED or (kind == ENDED and flags >= WITHDRAWN))) then
         places[#places + 1], places[#places + 2] = ARGV[i + 1], id
         records[#records + 1], records[#records + 2] = id, ARGV[i + 2]
         dropped[#dropped + 1] = id
@@ -73,6 +76,9 @@ local function settle(lane, at, ended, others)
             records[#records + 1] = struct.pack(MARK, place, size, FAILED, 0, renewed) .. head
             bytes = bytes - size
           end
+        elseif kind == ENDED and flags >= WITHDRAWN then
+          records[#records + 1] = id
+          records[#records + 1] = struct.pack(MARK, place, 0, ENDED, WITHDRAWN, renewed) .. withdrawn(head)
         end
       end
     end
