@@ -15,6 +15,7 @@ pub mod routes;
 pub mod sample;
 pub mod send;
 pub mod settings;
+pub mod watchers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,13 +33,17 @@ pub use settings::Settings;
 
 use crate::{
     lanes::{Input, Lanes},
-    queue::{Queue, QueueError, check_durability, disk::DiskQueue, group::Group, redis::RedisQueue},
+    queue::{
+        Queue, QueueError, check_durability, disk::DiskQueue, group::Group, redis::RedisQueue,
+        redis_watch::Wire, watched::Watched,
+    },
     routes::{
         disable::Disabling,
         table::Table,
         upstream::Upstream,
         watch::{self, Change},
     },
+    watchers::Watch,
 };
 
 /// Between two tries to open a store that is away.
@@ -48,7 +53,12 @@ const STORE_PAUSE: Duration = Duration::from_millis(500);
 pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Started> {
     let clock = Clock::System;
     let rules = settings.egress.clone();
-    let queue = open(&settings, &clock, &stop).await?;
+    let (queue, wire) = open(&settings, &clock, &stop).await?;
+    let watch = Arc::new(Watch::default());
+    if let Some(wire) = wire {
+        watchers::follow(&watch, wire, stop.clone());
+    }
+    let queue: Arc<dyn Queue> = Arc::new(Watched::new(queue, watch.clone()));
 
     let token = settings.route_token.as_ref().map(Secret::expose);
     let upstream = Upstream::new(&settings.config_url, token, None)?;
@@ -89,6 +99,8 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         }),
         lane_status: Arc::new(move |lane| held.status(lane)),
         retrying,
+        watch,
+        stop: stop.clone(),
         clock,
     };
     let services = Services::default().with(events.service()).with(deliveries.service());
@@ -113,11 +125,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
 }
 
 /// Opens the store; one that is away is waited for, until the service is told to stop.
-async fn open(
-    settings: &Settings,
-    clock: &Clock,
-    stop: &CancellationToken,
-) -> anyhow::Result<Arc<dyn Queue>> {
+async fn open(settings: &Settings, clock: &Clock, stop: &CancellationToken) -> anyhow::Result<Opened> {
     let mut away = false;
     loop {
         let opened = open_once(settings, clock).await?;
@@ -136,14 +144,17 @@ async fn open(
     }
 }
 
-async fn open_once(settings: &Settings, clock: &Clock) -> anyhow::Result<Result<Arc<dyn Queue>, QueueError>> {
+/// The queue, and the way to other replicas where there can be any.
+type Opened = (Arc<dyn Queue>, Option<Wire>);
+
+async fn open_once(settings: &Settings, clock: &Clock) -> anyhow::Result<Result<Opened, QueueError>> {
     let limits = settings.queue.clone();
     Ok(match &settings.store {
         Store::Disk(folder) => {
             let folder = folder.join("delivery-service");
             let queue = DiskQueue::open(&folder, clock.clone(), limits, settings.min_free_bytes);
             // A file that is locked or damaged does not mend itself.
-            Ok(queue? as Arc<dyn Queue>)
+            Ok((queue? as Arc<dyn Queue>, None))
         }
         Store::Redis(store) => {
             let connection = redis::connect(&store.address, store.ca.as_deref())?;
@@ -158,8 +169,9 @@ async fn open_once(settings: &Settings, clock: &Clock) -> anyhow::Result<Result<
                 Err(error) => return Ok(Err(error)),
                 Ok(fit) => fit.map_err(anyhow::Error::msg)?,
             }
+            let wire = Wire::new(connection.clone(), &store.prefix);
             let opened = RedisQueue::open_safely(connection, &store.prefix, limits, settings.safety.clone());
-            opened.await.map(|queue| queue as Arc<dyn Queue>)
+            opened.await.map(|queue| (queue as Arc<dyn Queue>, Some(wire)))
         }
     })
 }

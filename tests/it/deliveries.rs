@@ -1,5 +1,5 @@
 //! What operators do with a webhook's deliveries: see how they stand, withdraw what waits, retry what
-//! has failed. On the embedded store and on Redis.
+//! has failed, watch what changes. On the embedded store and on Redis.
 
 use std::{
     sync::{
@@ -13,11 +13,12 @@ use integration_tests::{
     api::{Api, added_to_cart, webhook},
     process::Process,
     receiver::{Receiver, answer},
-    redis::Redis,
+    redis::{Cluster, Redis},
 };
 use proto::v1::{
     CancelDeliveriesRequest, Delivery, DeliveryPolicy, DeliveryState, GetWebhookStatusRequest,
-    ListDeliveriesRequest, RetryDeliveriesRequest, Webhook, WebhookState, WebhookStatus, WebhookType,
+    ListDeliveriesRequest, RetryDeliveriesRequest, WatchDeliveriesRequest, Webhook, WebhookState,
+    WebhookStatus, WebhookType,
 };
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
@@ -218,6 +219,60 @@ async fn retries(mut stage: Stage) {
     let unknown = RetryDeliveriesRequest { webhook_id: "wh_none".into(), ..Default::default() };
     let refused = stage.api.deliveries.retry_deliveries(unknown).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
+}
+
+/// What changes at one replica is seen at another, until that one stops.
+async fn watches(mut stage: Stage) {
+    let hook = stage.webhook(policy(50)).await;
+    let asked = stage.deliveries.last().unwrap().delivery_address();
+    let mut other = Api::new(stage.config.config_address(), asked);
+    let request = |webhook_id: &str| WatchDeliveriesRequest {
+        license_code: ACCOUNT.into(),
+        webhook_id: webhook_id.into(),
+        ..Default::default()
+    };
+    let mut changes = other.deliveries.watch_deliveries(request(&hook)).await.unwrap().into_inner();
+    let ids = stage.publish(300, "a").await;
+    let mut seen = std::collections::HashMap::<String, Vec<DeliveryState>>::new();
+    let all = async {
+        while seen.values().filter(|states| states.contains(&DeliveryState::Succeeded)).count() < ids.len() {
+            let change = changes.message().await.unwrap().unwrap();
+            assert!(change.body.is_empty() && change.webhook_id == hook);
+            seen.entry(change.id.clone()).or_default().push(change.state());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all).await.expect("every change is seen");
+    for id in &ids {
+        assert!(seen[id].contains(&DeliveryState::Pending), "{:?}", seen[id]);
+    }
+    let stopping = stage.deliveries.pop().unwrap();
+    stopping.signal("TERM");
+    let end = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            if let Err(status) = changes.message().await {
+                return status;
+            }
+        }
+    });
+    assert_eq!(end.await.expect("the watch ends").code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn changes_are_watched_on_the_embedded_store() {
+    let data = tempfile::tempdir().unwrap();
+    watches(Stage::set(&["--data-dir", data.path().to_str().unwrap()], 1).await).await;
+}
+
+#[tokio::test]
+async fn changes_at_another_replica_are_watched_on_redis() {
+    let redis = Redis::start().await;
+    watches(Stage::set(&["--redis-url", &redis.url()], 2).await).await;
+}
+
+#[tokio::test]
+async fn changes_at_another_replica_are_watched_on_a_cluster() {
+    let cluster = Cluster::start(3).await;
+    watches(Stage::set(&["--redis-url", &cluster.url()], 2).await).await;
 }
 
 #[tokio::test]

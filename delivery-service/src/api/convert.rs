@@ -110,15 +110,7 @@ pub fn query(request: &v1::ListDeliveriesRequest) -> Result<(Query, Vec<u8>), St
     if let Some(fault) = license_code_fault(&request.license_code) {
         violations.add("license_code", fault);
     }
-    let mut states = Vec::with_capacity(request.states.len());
-    for (index, number) in request.states.iter().enumerate() {
-        match State::try_from(*number) {
-            Ok(State::Unspecified) | Err(_) => {
-                violations.add(format!("states[{index}]"), "no state of a delivery")
-            }
-            Ok(state) => states.push(state),
-        }
-    }
+    let states = states(&request.states, &mut violations);
     let from = place(request.start_time, "start_time", &mut violations).unwrap_or_default();
     let to = place(request.end_time, "end_time", &mut violations);
     let limit = page::size(request.page_size, &mut violations);
@@ -139,6 +131,30 @@ pub fn query(request: &v1::ListDeliveriesRequest) -> Result<(Query, Vec<u8>), St
         limit,
     };
     Ok((query, bound))
+}
+
+fn states(numbers: &[i32], violations: &mut Violations) -> Vec<State> {
+    let mut states = Vec::with_capacity(numbers.len());
+    for (index, number) in numbers.iter().enumerate() {
+        match State::try_from(*number) {
+            Ok(State::Unspecified) | Err(_) => {
+                violations.add(format!("states[{index}]"), "no state of a delivery")
+            }
+            Ok(state) => states.push(state),
+        }
+    }
+    states
+}
+
+/// The states that a watch is narrowed to.
+pub fn watched(request: &v1::WatchDeliveriesRequest) -> Result<Vec<State>, Status> {
+    let mut violations = Violations::default();
+    if let Some(fault) = license_code_fault(&request.license_code) {
+        violations.add("license_code", fault);
+    }
+    let states = states(&request.states, &mut violations);
+    violations.check()?;
+    Ok(states)
 }
 
 /// From which place to below which one a bulk retry goes.

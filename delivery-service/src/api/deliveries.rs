@@ -5,8 +5,9 @@
 //! the routes are known.
 
 mod bulk;
+mod watching;
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use common::{
     clock::Clock,
@@ -17,7 +18,7 @@ use common::{
     service::MAX_REQUEST,
     status::{self, Violations},
 };
-use futures_util::{Stream, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use proto::v1::{
     self, CancelDeliveriesRequest, CancelDeliveriesResponse, Delivery, GetDeliveryRequest,
     GetWebhookStatusRequest, HttpRequest, ListDeliveriesRequest, ListDeliveriesResponse,
@@ -26,6 +27,7 @@ use proto::v1::{
     delivery_service_server::{DeliveryService, DeliveryServiceServer},
 };
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{convert, from_queue, routes_unknown};
@@ -38,6 +40,7 @@ use crate::{
     routes::{Route, RouteState, table::Table},
     sample,
     send::{self, Sender},
+    watchers::Watch,
 };
 
 /// Tells the engine that a lane has something to do at once.
@@ -58,6 +61,9 @@ pub struct Deliveries {
     pub lane_status: Arc<dyn Fn(WebhookId) -> Option<LaneStatus> + Send + Sync>,
     /// Told of a new bulk retry.
     pub retrying: Arc<Notify>,
+    pub watch: Arc<Watch>,
+    /// Ends watches.
+    pub stop: CancellationToken,
     pub clock: Clock,
 }
 
@@ -228,13 +234,13 @@ impl DeliveryService for Deliveries {
         }))
     }
 
-    type WatchDeliveriesStream = Pin<Box<dyn Stream<Item = Result<Delivery, Status>> + Send>>;
+    type WatchDeliveriesStream = watching::Changes;
 
     async fn watch_deliveries(
         &self,
-        _: Request<WatchDeliveriesRequest>,
+        request: Request<WatchDeliveriesRequest>,
     ) -> Result<Response<Self::WatchDeliveriesStream>, Status> {
-        Err(status::not_built_yet("WatchDeliveries"))
+        self.watch(request.into_inner()).await.map(Response::new)
     }
 
     async fn retry_deliveries(

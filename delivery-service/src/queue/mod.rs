@@ -35,6 +35,8 @@ mod redis_leases;
 mod redis_list;
 mod redis_memory;
 mod redis_record;
+pub mod redis_watch;
+pub mod watched;
 
 use std::{sync::Arc, time::Duration};
 

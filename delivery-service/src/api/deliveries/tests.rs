@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{address::Rules, clock::Time};
+use futures_util::StreamExt;
 use proto::v1::{DeliveryState, WebhookType};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -13,7 +14,7 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::{
     delivery::{Attempt, Fault, Head, State},
-    queue::{Fate, LaneNow, Lease, Limits, New, Settle, Settled, Stored, disk::DiskQueue},
+    queue::{Fate, LaneNow, Lease, Limits, New, Settle, Settled, Stored, disk::DiskQueue, watched::Watched},
     routes::{
         convert::Converter,
         table::{Edit, Staging},
@@ -36,8 +37,10 @@ fn world_with(limits: Limits) -> World {
     let (nudges, nudged) = mpsc::unbounded_channel();
     let (withdrawals, withdrawn) = mpsc::unbounded_channel();
     let rules = Rules { development: true, ..Rules::default() };
+    let watch = Arc::new(Watch::default());
+    let queue = DiskQueue::open(folder.path(), clock.clone(), limits, 0).unwrap();
     let api = Deliveries {
-        queue: DiskQueue::open(folder.path(), clock.clone(), limits, 0).unwrap(),
+        queue: Arc::new(Watched::new(queue, watch.clone())),
         routes: Arc::default(),
         sender: Arc::new(Sender::new(rules, send::Settings::default(), clock.clone()).unwrap()),
         nudge: Arc::new(move |id| nudges.send(id).unwrap()),
@@ -47,6 +50,8 @@ fn world_with(limits: Limits) -> World {
         }),
         lane_status: Arc::new(|_| None),
         retrying: Arc::default(),
+        watch,
+        stop: CancellationToken::new(),
         clock,
     };
     World { api, nudged, withdrawn, _folder: folder }
@@ -306,9 +311,36 @@ async fn a_deleted_webhooks_deliveries_stay_readable() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_yet_is_refused() {
-    let refused = world().api.watch_deliveries(Request::new(Default::default())).await.map(drop).unwrap_err();
-    assert_eq!(refused.code(), Code::Unimplemented);
+async fn a_watch_shows_what_changes_until_the_service_stops() {
+    let world = world();
+    let request = |states: &[DeliveryState]| WatchDeliveriesRequest {
+        license_code: ACCOUNT.into(),
+        webhook_id: String::new(),
+        states: states.iter().map(|state| *state as i32).collect(),
+    };
+    let mut all = world.api.watch(request(&[])).await.unwrap();
+    let mut failed = world.api.watch(request(&[DeliveryState::Failed])).await.unwrap();
+    let lane = world.store(id(1), 2).await;
+    world.settle(&lane, 1, State::Failed).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let delivery = all.next().await.unwrap().unwrap();
+        seen.push((delivery.id.clone(), delivery.state(), delivery.attempts.len(), delivery.attempt_count));
+        assert!(delivery.body.is_empty());
+    }
+    let [first, second] = [0, 1].map(|at: usize| lane.places[at].0.id().to_string());
+    assert_eq!(seen[0], (first, DeliveryState::Pending, 0, 0));
+    assert_eq!(seen[1], (second.clone(), DeliveryState::Pending, 0, 0));
+    assert_eq!(seen[2], (second.clone(), DeliveryState::Failed, 1, 2), "with its last attempt");
+    assert_eq!(failed.next().await.unwrap().unwrap().id, second);
+    world.api.stop.cancel();
+    assert_eq!(failed.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert!(failed.next().await.is_none());
+
+    let bad = WatchDeliveriesRequest { states: vec![77], ..Default::default() };
+    let refused = world.api.watch(bad).await.map(drop).unwrap_err();
+    let faults = refused.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(faults.iter().map(|f| f.field.as_str()).collect::<Vec<_>>(), ["license_code", "states[0]"]);
 }
 
 #[tokio::test]
