@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod fixtures;
+pub mod fleet;
 pub mod process;
 pub mod receiver;
 pub mod redis;

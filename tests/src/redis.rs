@@ -1,4 +1,5 @@
-//! Real redis-servers for scenarios, each on ports and a folder of its own, ended with the scenario.
+//! Real redis-servers for scenarios, each on ports and a folder of its own, ended with the scenario: one,
+//! a cluster with or without replicas, and a master with a replica that sentinels watch.
 
 use std::{
     net::TcpListener,
@@ -8,6 +9,10 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+/// How long servers may take to come up, to form a cluster, to elect a master.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One redis-server.
 pub struct Redis {
@@ -17,9 +22,16 @@ pub struct Redis {
     arguments: Vec<String>,
 }
 
-/// A Redis Cluster of masters without replicas.
+/// A Redis Cluster: its masters, then their replicas in the same order, if it has any.
 pub struct Cluster {
     pub nodes: Vec<Redis>,
+    masters: usize,
+}
+
+/// A master and its replica, and three sentinels that agree on which is which.
+pub struct Sentinels {
+    pub servers: Vec<Redis>,
+    sentinels: Vec<Redis>,
 }
 
 impl Redis {
@@ -30,8 +42,11 @@ impl Redis {
 
     pub async fn with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        Self::run(folder, arguments.iter().map(ToString::to_string).collect()).await
+    }
+
+    async fn run(folder: TempDir, arguments: Vec<String>) -> Self {
         let port = free_port();
-        let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
         let child = spawn(port, folder.path(), &arguments);
         let redis = Self { port, child, folder, arguments };
         redis.ready().await;
@@ -59,6 +74,28 @@ impl Redis {
         client.get_multiplexed_async_connection().await.unwrap()
     }
 
+    /// Asks it something, in words.
+    pub async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(&mut self.connect().await).await.unwrap()
+    }
+
+    /// Waits until an answer of its contains all of these.
+    async fn says(&self, words: &[&str], texts: &[&str]) {
+        let said = async {
+            loop {
+                let answer: String = self.ask(words).await;
+                if texts.iter().all(|text| answer.contains(text)) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let said = tokio::time::timeout(PATIENCE, said).await;
+        said.unwrap_or_else(|_| panic!("{words:?} of {} should say {texts:?}", self.port));
+    }
+
     /// Waits until it answers and has loaded what it had.
     async fn ready(&self) {
         let client = redis::Client::open(self.url()).unwrap();
@@ -72,7 +109,7 @@ impl Redis {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), answers).await.expect("redis-server should answer");
+        tokio::time::timeout(PATIENCE, answers).await.expect("redis-server should answer");
     }
 }
 
@@ -87,20 +124,49 @@ impl Cluster {
     pub async fn start(masters: u16) -> Self {
         let mut nodes = Vec::new();
         for _ in 0..masters {
-            nodes.push(Redis::with(&["--cluster-enabled", "yes", "--appendonly", "yes"]).await);
+            let own = ["--cluster-enabled", "yes", "--appendonly", "yes", "--cluster-node-timeout", "1500"];
+            nodes.push(Redis::with(&own).await);
         }
         let slots = 16_384 / u32::from(masters);
         for (n, node) in nodes.iter().enumerate() {
-            let mut connection = node.connect().await;
             let first = n as u32 * slots;
             let last = if n + 1 == nodes.len() { 16_383 } else { first + slots - 1 };
-            command(&mut connection, "ADDSLOTSRANGE", &[first.to_string(), last.to_string()]).await;
-            command(&mut connection, "MEET", &["127.0.0.1".into(), nodes[0].port.to_string()]).await;
+            let (first, last) = (first.to_string(), last.to_string());
+            node.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]).await;
+            node.ask::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &(n + 1).to_string()]).await;
+            node.ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string()]).await;
         }
-        let cluster = Self { nodes };
-        tokio::time::timeout(Duration::from_secs(30), cluster.whole())
-            .await
-            .expect("the cluster should form");
+        let cluster = Self { nodes, masters: masters.into() };
+        cluster.whole().await;
+        cluster
+    }
+
+    /// Each master with a replica that has what it has.
+    pub async fn with_replicas(masters: u16) -> Self {
+        let mut cluster = Self::start(masters).await;
+        for _ in 0..masters {
+            let own = [
+                "--cluster-enabled",
+                "yes",
+                "--appendonly",
+                "yes",
+                "--cluster-node-timeout",
+                "1500",
+                "--cluster-replica-validity-factor",
+                "0",
+            ];
+            let node = Redis::with(&own).await;
+            node.ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &cluster.nodes[0].port.to_string()]).await;
+            cluster.nodes.push(node);
+        }
+        cluster.whole().await;
+        for n in 0..cluster.masters {
+            let id: String = cluster.nodes[n].ask(&["CLUSTER", "MYID"]).await;
+            let replica = &cluster.nodes[cluster.masters + n];
+            replica.ask::<()>(&["CLUSTER", "REPLICATE", &id]).await;
+            replica.says(&["INFO", "replication"], &["role:slave", "master_link_status:up"]).await;
+        }
+        cluster.whole().await;
         cluster
     }
 
@@ -109,29 +175,106 @@ impl Cluster {
         format!("redis+cluster://{}", hosts.join(","))
     }
 
+    /// kill -9 of a master; answers when its replica has taken its place.
+    pub async fn lose_master(&mut self, n: usize) {
+        self.nodes[n].kill();
+        self.nodes[self.masters + n].says(&["INFO", "replication"], &["role:master"]).await;
+    }
+
     /// Every node sees every other and all slots.
     async fn whole(&self) {
+        let known = format!("cluster_known_nodes:{}\r", self.nodes.len());
         for node in &self.nodes {
-            let mut connection = node.connect().await;
-            loop {
-                let info: String =
-                    redis::cmd("CLUSTER").arg("INFO").query_async(&mut connection).await.unwrap();
-                let known = format!("cluster_known_nodes:{}", self.nodes.len());
-                if info.contains("cluster_state:ok") && info.contains(&known) {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            node.says(&["CLUSTER", "INFO"], &["cluster_state:ok", &known]).await;
         }
     }
 }
 
-async fn command(connection: &mut redis::aio::MultiplexedConnection, name: &str, arguments: &[String]) {
-    redis::cmd("CLUSTER").arg(name).arg(arguments).query_async::<()>(connection).await.unwrap();
+impl Sentinels {
+    pub async fn start() -> Self {
+        let master = Redis::start().await;
+        let port = master.port.to_string();
+        let replica = Redis::with(&["--appendonly", "yes", "--replicaof", "127.0.0.1", &port]).await;
+        replica.says(&["INFO", "replication"], &["master_link_status:up"]).await;
+        let mut sentinels = Vec::new();
+        for _ in 0..3 {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("sentinel.conf");
+            let text = format!(
+                "sentinel monitor main 127.0.0.1 {port} 2\nsentinel down-after-milliseconds main 1000\n\
+                 sentinel failover-timeout main 5000\n"
+            );
+            std::fs::write(&file, text).unwrap();
+            sentinels.push(Redis::run(folder, vec!["--sentinel".into()]).await);
+        }
+        let ready = ["num-slaves,1", "num-other-sentinels,2"];
+        for sentinel in &sentinels {
+            let seen = async {
+                loop {
+                    let facts: Vec<String> = sentinel.ask(&["SENTINEL", "MASTER", "main"]).await;
+                    let facts: Vec<_> = facts.chunks(2).map(|fact| fact.join(",")).collect();
+                    if ready.iter().all(|fact| facts.iter().any(|known| known == fact)) {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, seen).await.expect("the sentinels should find each other");
+        }
+        Self { servers: vec![master, replica], sentinels }
+    }
+
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self.sentinels.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!("redis+sentinel://{}/main", hosts.join(","))
+    }
+
+    /// kill -9 of the master; answers when the replica is the master.
+    pub async fn lose_master(&mut self) {
+        self.servers[0].kill();
+        self.servers[1].says(&["INFO", "replication"], &["role:master"]).await;
+    }
+}
+
+/// The URL of what says that it is Redis 6.2.14, for as long as the runtime lives.
+pub async fn old_redis() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer_as_old(stream));
+        }
+    });
+    format!("redis://{address}")
+}
+
+/// Commands are arrays of strings: every other line is a word.
+async fn answer_as_old(stream: tokio::net::TcpStream) {
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read).lines();
+    while let Ok(Some(head)) = lines.next_line().await {
+        let count: usize = head.trim_start_matches('*').parse().unwrap();
+        let mut words = Vec::new();
+        for _ in 0..count {
+            lines.next_line().await.unwrap();
+            words.push(lines.next_line().await.unwrap().unwrap());
+        }
+        let info = "# Server\r\nredis_version:6.2.14\r\n";
+        let answer = match words[0].to_uppercase().as_str() {
+            "INFO" => format!("${}\r\n{info}\r\n", info.len()),
+            _ => "+OK\r\n".to_owned(),
+        };
+        if write.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn spawn(port: u16, folder: &Path, arguments: &[String]) -> Child {
+    // A sentinel has a file, which stands first.
+    let file = folder.join("sentinel.conf");
     Command::new("redis-server")
+        .args(file.exists().then_some(file))
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
         .arg(folder)
         .args(arguments)

@@ -16,8 +16,8 @@ use super::{
     redis_record as record,
 };
 
-/// How long leases live without a claim.
-const LEASE: Duration = Duration::from_secs(2);
+/// How long leases live without a claim: the only process goes on within 2 s of its restart after a crash.
+const LEASE: Duration = Duration::from_millis(1_800);
 /// How often a process looks for dead holders and old history.
 const LOOK: Duration = Duration::from_secs(1);
 /// A claim that takes longer is no use.
@@ -30,6 +30,8 @@ struct Shard {
     withdrawn: Vec<WebhookId>,
     given: Vec<LaneGrant>,
     held: Option<Vec<Lease>>,
+    /// When another holder may be dead.
+    lapse: Option<Duration>,
 }
 
 impl RedisQueue {
@@ -81,6 +83,8 @@ impl RedisQueue {
         let (news, withdrawn) = (Vec::new(), Vec::new());
         let mut claimed = Claimed { lanes: Vec::new(), lease: LEASE, next_due: None, news, withdrawn };
         let mut orphans = Vec::new();
+        let lapse = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()?.lapse).min();
+        claimed.next_due = self.look_after(lapse);
         for (shard, answer) in &answers {
             if let Ok(Shard { held: Some(held), .. }) = answer {
                 orphans.extend(self.leases.orphans(*shard, self.shards(), held, Instant::now()));
@@ -132,6 +136,14 @@ impl RedisQueue {
         due
     }
 
+    /// Looks again when a holder may be dead, if that is before the next look; the caller is told when.
+    fn look_after(&self, lapse: Option<Duration>) -> Option<Duration> {
+        let lapse = lapse.filter(|lapse| *lapse < LOOK)?;
+        let mut looked = self.looked.lock();
+        looked.0 = (Instant::now() + lapse).checked_sub(LOOK)?;
+        Some(lapse)
+    }
+
     async fn claim_shard(
         &self,
         shard: u16,
@@ -167,10 +179,11 @@ impl RedisQueue {
                 fence: held.number()?.max(0) as u64,
             });
         }
+        let lapse = record::duration(answer.number()?);
         if let Some(beat) = self.beats.lock().get_mut(usize::from(shard)) {
             *beat = Some(start);
         }
-        Ok(Shard { next_due, news, withdrawn, given, held: unsure.then_some(leases) })
+        Ok(Shard { next_due, news, withdrawn, given, held: unsure.then_some(leases), lapse })
     }
 
     /// Gives back lanes that the store has granted and nobody here has heard of.

@@ -2,7 +2,7 @@
 -- whether scheduled ones are read early, whether to look for dead holders and old history, lease ms, ages
 -- of ended and failed (ms), whether to say what is held.
 -- Answers { ms until another lane is due (-1: none), news, lanes, damaged lanes with reasons, what is held
--- with fences }; a lane is { id, fence, license, ms on hold, memo, page }.
+-- with fences, ms until another holder may be dead (-1: none) }; a lane is { id, fence, license, ms on hold, memo, page }.
 local count, max_count, max_bytes, early = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
 local holders, mine = base .. 'holders', base .. 'held:' .. me
 local ended_age, failed_age = tonumber(ARGV[9]), tonumber(ARGV[10])
@@ -30,6 +30,13 @@ if ARGV[7] == '1' then
 end
 
 redis.call('ZADD', holders, now, me)
+
+-- When the next holder will have been silent for too long, if it stays so.
+local lapse = -1
+if ARGV[7] == '1' then
+  local oldest = redis.call('ZRANGE', holders, 0, 0, 'WITHSCORES')
+  if oldest[1] ~= me then lapse = math.max(1, oldest[2] + ARGV[8] + 1 - now) end
+end
 
 -- Leases a lane; nil when there is nothing in it.
 local function grant(lane)
@@ -75,4 +82,4 @@ if ARGV[11] == '1' then
     held[#held + 1] = tonumber(redis.call('HGET', base .. 'lane:' .. lane, 'fence') or 0)
   end
 end
-return { next, redis.call('SPOP', base .. 'news:' .. me, 1000), given, damaged, held }
+return { next, redis.call('SPOP', base .. 'news:' .. me, 1000), given, damaged, held, lapse }
