@@ -15,10 +15,10 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     target="$(uname -m)-unknown-linux-musl" \
- && cargo build --release --locked --target "$target" \
+ && cargo build --profile dist --locked --target "$target" \
       -p hookline -p hookline-config-service -p hookline-delivery-service \
- && install -D --target-directory=/out "target/$target/release/hookline" \
-      "target/$target/release/config-service" "target/$target/release/delivery-service"
+ && install -D --target-directory=/out "target/$target/dist/hookline" \
+      "target/$target/dist/config-service" "target/$target/dist/delivery-service"
 # What a scratch image lacks: folders that the user may write to.
 RUN mkdir --mode=0700 /empty && mkdir --mode=0700 /empty-tmp
 
