@@ -31,9 +31,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Bulk, Cancel, Cancelled, Claimed, Found, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit,
-    Query, Queue, QueueError, Retried, Settle, Slice, Standing, Stored, disk_bulk,
+    Query, Queue, QueueError, Retried, Scan, Settle, Slice, Standing, Stored, Waiting, disk_bulk,
     disk_lanes::LEASE,
-    disk_read,
+    disk_read, disk_scan,
     disk_writer::{Command, Done, FILE, Opens, Shared, Work, Writer},
 };
 use crate::delivery::Place;
@@ -176,6 +176,37 @@ impl Queue for DiskQueue {
             }
             let (txn, now) = (shared.read()?, shared.clock.now());
             disk_read::page(&txn, lane.webhook_id, after, known_scheduled, page, now).map(Ok)
+        })
+        .await
+    }
+
+    async fn scan(
+        &self,
+        lane: Lease,
+        after: Place,
+        limit: usize,
+    ) -> Result<Result<Scan, LeaseLost>, QueueError> {
+        self.look(move |shared| {
+            if !shared.lanes.lock().holds(lane) {
+                return Ok(Err(LeaseLost));
+            }
+            let (txn, now) = (shared.read()?, shared.clock.now());
+            disk_scan::scan(&txn, lane.webhook_id, after, limit, now).map(Ok)
+        })
+        .await
+    }
+
+    async fn fetch(
+        &self,
+        lane: Lease,
+        ids: Vec<DeliveryId>,
+        bytes: usize,
+    ) -> Result<Result<Vec<Option<Waiting>>, LeaseLost>, QueueError> {
+        self.look(move |shared| {
+            if !shared.lanes.lock().holds(lane) {
+                return Ok(Err(LeaseLost));
+            }
+            disk_scan::fetch(&shared.read()?, lane.webhook_id, &ids, bytes).map(Ok)
         })
         .await
     }

@@ -19,6 +19,7 @@ mod disk_group;
 mod disk_history;
 mod disk_lanes;
 mod disk_read;
+mod disk_scan;
 mod disk_tables;
 #[cfg(test)]
 mod disk_tests;
@@ -35,6 +36,7 @@ mod redis_leases;
 mod redis_list;
 mod redis_memory;
 mod redis_record;
+mod redis_scan;
 pub mod redis_watch;
 pub mod watched;
 
@@ -76,6 +78,24 @@ pub trait Queue: Send + Sync + 'static {
         known_scheduled: usize,
         page: PageLimit,
     ) -> Result<Result<Page, LeaseLost>, QueueError>;
+
+    /// The open deliveries of a lane that is held after `after`, fresh and scheduled ones alike, in
+    /// order of place and without their bodies; up to `limit`, at most 1,000.
+    async fn scan(
+        &self,
+        lane: Lease,
+        after: Place,
+        limit: usize,
+    ) -> Result<Result<Scan, LeaseLost>, QueueError>;
+
+    /// Deliveries of a lane that is held, with their bodies: the first of `ids`, in their order, as many
+    /// as fit into `bytes` and at least one. `None`: it is not open.
+    async fn fetch(
+        &self,
+        lane: Lease,
+        ids: Vec<DeliveryId>,
+        bytes: usize,
+    ) -> Result<Result<Vec<Option<Waiting>>, LeaseLost>, QueueError>;
 
     /// Stores what became of deliveries, and gives leases back. Lane by lane, in order.
     async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError>;
@@ -210,6 +230,25 @@ pub struct Page {
     pub more: bool,
     /// When the next scheduled one that is not due yet is due.
     pub next_scheduled: Option<Duration>,
+}
+
+/// A stretch of a lane.
+#[derive(Debug, Default)]
+pub struct Scan {
+    pub open: Vec<Open>,
+    /// All open ones up to this place have been named.
+    pub read_to: Place,
+    /// Whether there may be others beyond.
+    pub more: bool,
+}
+
+/// An open delivery, its body left in the store.
+#[derive(Debug)]
+pub struct Open {
+    pub head: Head,
+    pub place: Place,
+    /// Until a scheduled one is due; `None`: it is fresh.
+    pub due: Option<Duration>,
 }
 
 /// A delivery that waits in a lane.

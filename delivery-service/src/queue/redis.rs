@@ -43,7 +43,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Bulk, Cancel, Cancelled, Claimed, Found, Hear, Lanes, Lease, LeaseLost, Limits, Listed, New, Page,
-    PageLimit, Place, Query, Queue, QueueError, Retried, Settle, Slice, Standing, Stored,
+    PageLimit, Place, Query, Queue, QueueError, Retried, Scan, Settle, Slice, Standing, Stored, Waiting,
     redis_call::{Answer, TIMEOUT, Verbs, command, damaged, number},
     redis_durable::{Durability, Durable},
     redis_hints::listen,
@@ -208,6 +208,24 @@ impl Queue for RedisQueue {
             return Ok(Err(LeaseLost));
         }
         record::page(answer).map(Ok)
+    }
+
+    async fn scan(
+        &self,
+        lane: Lease,
+        after: Place,
+        limit: usize,
+    ) -> Result<Result<Scan, LeaseLost>, QueueError> {
+        self.scan_lane(lane, after, limit).await
+    }
+
+    async fn fetch(
+        &self,
+        lane: Lease,
+        ids: Vec<DeliveryId>,
+        bytes: usize,
+    ) -> Result<Result<Vec<Option<Waiting>>, LeaseLost>, QueueError> {
+        self.fetch_bodies(lane, ids, bytes).await
     }
 
     async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {

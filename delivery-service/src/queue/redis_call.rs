@@ -27,6 +27,8 @@ pub(super) struct Verbs {
     pub enqueue: Verb,
     pub claim: Verb,
     pub read: Verb,
+    pub scan: Verb,
+    pub fetch: Verb,
     pub settle: Verb,
     pub retry: Verb,
     pub wake: Verb,
@@ -52,6 +54,8 @@ impl Verbs {
         Self {
             enqueue: verb("", &[HISTORY, include_str!("lua/enqueue.lua")]),
             claim: frees(&[HISTORY, PAGE, include_str!("lua/claim.lua")]),
+            scan: frees(&[include_str!("lua/scan.lua")]),
+            fetch: reads(&[include_str!("lua/fetch.lua")]),
             read: frees(&[PAGE, include_str!("lua/read.lua")]),
             settle: frees(&[HISTORY, include_str!("lua/settle.lua")]),
             retry: frees(&[include_str!("lua/retry.lua")]),

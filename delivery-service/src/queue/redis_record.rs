@@ -23,6 +23,12 @@ pub(super) struct Record {
     scheduled: bool,
 }
 
+impl Record {
+    pub fn is_scheduled(&self) -> bool {
+        self.scheduled
+    }
+}
+
 /// The record of one that has SUCCEEDED or was CANCELLED.
 pub(super) fn ended(head: &Head, place: Place) -> Vec<u8> {
     let mut record = Vec::with_capacity(MARK + head.encoded_len());

@@ -18,6 +18,7 @@ mod enqueue;
 mod list;
 mod model;
 mod retry;
+mod scan;
 mod settle;
 
 /// A test of every promise for every backend, named `BACKEND_tests::ROOM::PROMISE`.
@@ -83,6 +84,13 @@ contract! {
             history_is_bounded_by_count
             history_is_bounded_by_age
             lanes_are_settled_one_by_one
+        ]
+        scan: [
+            open_ones_are_named_in_order_of_place
+            a_scan_goes_on_where_the_last_one_ended
+            bodies_are_fetched_as_they_fit
+            what_is_not_open_is_not_fetched
+            without_the_lease_nothing_is_scanned_or_fetched
         ]
         retry: [
             a_failed_one_is_due_at_once_and_renewed
