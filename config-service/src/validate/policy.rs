@@ -68,9 +68,8 @@ fn order(policy: &mut DeliveryPolicy, found: &mut Violations) {
     let field = "webhook.delivery_policy.order";
     match DeliveryOrder::try_from(policy.order) {
         Ok(DeliveryOrder::Unspecified) => policy.order = DeliveryOrder::Unordered.into(),
-        Ok(DeliveryOrder::Unordered) => {}
-        Ok(order) => not_yet(found, field, order.as_str_name(), "DELIVERY_ORDER_UNORDERED"),
-        Err(_) => unknown(found, field, "DELIVERY_ORDER_UNORDERED"),
+        Ok(DeliveryOrder::Unordered | DeliveryOrder::ByUser | DeliveryOrder::Strict) => {}
+        Err(_) => unknown(found, field, "DELIVERY_ORDER_UNORDERED, _BY_USER or _STRICT"),
     }
 }
 

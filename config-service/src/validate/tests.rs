@@ -169,8 +169,6 @@ fn each_fault_is_named_by_its_path_with_what_to_do() {
         (rate(f64::NAN), "webhook.delivery_policy.max_rate", "1,000,000"),
         (rate(f64::INFINITY), "webhook.delivery_policy.max_rate", "1,000,000"),
         (rate(1e-300), "webhook.delivery_policy.max_rate", "0.0001"),
-        (order(DeliveryOrder::ByUser.into()), "webhook.delivery_policy.order", "not supported yet"),
-        (order(DeliveryOrder::Strict.into()), "webhook.delivery_policy.order", "not supported yet"),
         (order(4), "webhook.delivery_policy.order", "unknown"),
         (
             with_policy(DeliveryPolicy { batch: Some(BatchPolicy::default()), ..policy() }),
@@ -248,6 +246,12 @@ fn defaults_are_filled_in() {
     assert_eq!(delays, [5, 300, 1_800, 7_200, 18_000, 36_000, 36_000]);
     assert_eq!((policy.max_in_flight, policy.max_rate), (50, 0.0));
     assert_eq!(policy.order(), DeliveryOrder::Unordered);
+
+    for order in [DeliveryOrder::ByUser, DeliveryOrder::Strict] {
+        let ordered = with_policy(DeliveryPolicy { order: order.into(), ..DeliveryPolicy::default() });
+        let webhook = super::webhook(ordered, None, &Rules::default(), &mut found);
+        assert_eq!((webhook.delivery_policy.unwrap().order(), found.is_empty()), (order, true));
+    }
 
     let once = with_policy(DeliveryPolicy { no_retries: true, ..DeliveryPolicy::default() });
     let webhook = super::webhook(once, None, &Rules::default(), &mut found);

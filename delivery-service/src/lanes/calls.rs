@@ -6,12 +6,14 @@ use super::{
     circuit::Circuit,
     engine::Engine,
     gate::Gate,
-    lane::{Lane, WINDOW, WINDOW_BYTES},
+    lane::{Ask, Lane, Read},
+    ordered_reads::Want,
     settling::Reply as Settlement,
+    window::{WINDOW, WINDOW_BYTES},
 };
 use crate::{
     delivery::Place,
-    queue::{Claimed, LaneGrant, Lanes as Which, Lease, LeaseLost, Page, PageLimit, QueueError},
+    queue::{Claimed, LaneGrant, Lanes as Which, Lease, LeaseLost, PageLimit, Queue, QueueError},
 };
 use common::ids::WebhookId;
 
@@ -19,6 +21,10 @@ use common::ids::WebhookId;
 const CLAIM: usize = 32;
 /// The longest time between two claims.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Deliveries that one scan of an ordered lane names.
+const SCAN: usize = 500;
+/// After all places, and exact as a double.
+const LATE: Place = Place((1 << 53) - 1);
 /// After a call that failed.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long what was stored before may take to be heard of.
@@ -27,7 +33,7 @@ const WITHDRAWN: Duration = Duration::from_secs(3);
 /// What the store answered.
 pub(super) enum Reply {
     Claim(Instant, usize, Result<Claimed, QueueError>),
-    Page(Lease, Result<Result<Page, LeaseLost>, QueueError>),
+    Read(Lease, Result<Result<Read, LeaseLost>, QueueError>),
     Settle(Settlement),
     Woken(Result<(), QueueError>),
 }
@@ -82,7 +88,7 @@ impl Engine {
                 self.next_claim = now + PAUSE;
                 self.store_failed(&error);
             }
-            Reply::Page(lease, result) => self.paged(lease, result, now),
+            Reply::Read(lease, result) => self.read_done(lease, result, now),
             Reply::Settle(settlement) => self.settled(settlement, now),
             Reply::Woken(result) => {
                 self.waking = false;
@@ -154,21 +160,19 @@ impl Engine {
         if !grant.held.is_zero() {
             gate.hold(now + grant.held);
         }
-        let mut lane = Lane::new(grant.lane, Place::default());
-        lane.reading();
-        lane.page(grant.page, now);
+        let lane = Lane::claimed(grant.lane, self.order(id), grant.page, now);
         self.hold(lane, gate, grant.memo);
         self.make_ready(id);
     }
 
-    fn paged(&mut self, lease: Lease, result: Result<Result<Page, LeaseLost>, QueueError>, now: Instant) {
+    fn read_done(&mut self, lease: Lease, result: Result<Result<Read, LeaseLost>, QueueError>, now: Instant) {
         let id = lease.webhook_id;
         if self.lanes.get(&id).is_none_or(|held| held.lane.lease != lease) {
             return;
         }
         match result {
-            Ok(Ok(page)) => {
-                self.with(id, |held| held.lane.page(page, now));
+            Ok(Ok(read)) => {
+                self.with(id, |held| held.lane.read(read, now));
                 self.make_ready(id);
             }
             Ok(Err(LeaseLost)) => self.lost(id),
@@ -216,6 +220,23 @@ impl Engine {
         tracing::info!(webhook = %id, "another replica holds the lane now");
         self.forget(id);
     }
+}
+
+/// Reads what a lane asks for.
+pub(super) async fn read(
+    queue: &dyn Queue,
+    lease: Lease,
+    ask: Ask,
+    early: bool,
+) -> Result<Result<Read, LeaseLost>, QueueError> {
+    let limit = page_limit(early);
+    Ok(match ask {
+        Ask::Page { after, known } => queue.read(lease, after, known, limit).await?.map(Read::Page),
+        Ask::Ordered(Want::Scan { after }) => queue.scan(lease, after, SCAN).await?.map(Read::Scan),
+        // Due ones come first, and of those the ones that were asked for; nothing fresh is so late.
+        Ask::Ordered(Want::Asked) => queue.read(lease, LATE, 0, limit).await?.map(Read::Asked),
+        Ask::Ordered(Want::Fetch(ids)) => queue.fetch(lease, ids, WINDOW_BYTES / 2).await?.map(Read::Bodies),
+    })
 }
 
 /// A page is half a window: read when the window is half empty.

@@ -81,6 +81,8 @@ pub(super) struct Engine {
     pub attempts: usize,
     /// Bytes of bodies in lanes' windows.
     pub memory: usize,
+    /// Deliveries of ordered lanes that are known by their places.
+    pub entries: usize,
     pub claiming: bool,
     pub next_claim: Instant,
     /// A lane became due while a claim was under way.
@@ -116,6 +118,7 @@ impl Engine {
             ends,
             attempts: 0,
             memory: 0,
+            entries: 0,
             claiming: false,
             next_claim: Instant::now(),
             claim_again: false,
@@ -218,7 +221,7 @@ impl Engine {
             return;
         }
         if known != Some(one.fence) {
-            self.hold(Lane::new(lease, one.before), Gate::default(), Bytes::new());
+            self.hold(Lane::new(lease, self.order(webhook_id), one.before), Gate::default(), Bytes::new());
             // It may have been withdrawn between being stored and being heard of.
             self.with(webhook_id, |held| held.stale = stale);
         }
@@ -231,6 +234,7 @@ impl Engine {
         let id = lane.lease.webhook_id;
         self.forget(id);
         self.memory += lane.bytes();
+        self.entries += lane.entries();
         let held = Held {
             lane,
             gate,
@@ -249,6 +253,7 @@ impl Engine {
     pub(super) fn forget(&mut self, id: WebhookId) {
         if let Some(held) = self.lanes.remove(&id) {
             self.memory -= held.lane.bytes();
+            self.entries -= held.lane.entries();
             self.statuses.gone(id, held.gate.closed_until(Instant::now()).is_some());
             if let Some(at) = held.timer {
                 self.timers.remove(&(at, id));
@@ -259,9 +264,10 @@ impl Engine {
     /// Changes a lane and keeps the count of the memory that lanes take.
     pub(super) fn with<T>(&mut self, id: WebhookId, change: impl FnOnce(&mut Held) -> T) -> Option<T> {
         let held = self.lanes.get_mut(&id)?;
-        let before = held.lane.bytes();
+        let before = (held.lane.bytes(), held.lane.entries());
         let result = change(held);
-        self.memory = self.memory + held.lane.bytes() - before;
+        self.memory = self.memory + held.lane.bytes() - before.0;
+        self.entries = self.entries + held.lane.entries() - before.1;
         Some(result)
     }
 

@@ -1,270 +1,212 @@
-//! A lane in memory, as its holder knows it: which deliveries it has, and which comes next. Pure: no clock, no store, no network. It keeps a bounded window; the rest of a backlog
-//! stays in the store, and `wants_page` says when more of it should be read.
+//! A lane that this process holds: one that knows a window of its deliveries, or one that keeps them
+//! in order and so knows all of them by their places. Pure.
 
-use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
-    time::Instant,
-};
+use std::time::Instant;
 
 use common::ids::DeliveryId;
 
-use super::gate::Pass;
+use super::{gate::Pass, ordered::Ordered, ordered_reads::Want, window::Window};
 use crate::{
     delivery::Place,
-    queue::{Lease, Page, Waiting},
+    queue::{Lease, Page, Scan, Waiting},
+    routes::Order,
 };
-
-/// Fresh deliveries that a window holds.
-pub const WINDOW: usize = 256;
-/// Bytes of bodies that a window holds, however many deliveries.
-pub const WINDOW_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 pub struct Lane {
     pub lease: Lease,
-    /// In order of place.
-    fresh: VecDeque<Waiting>,
-    /// Scheduled ones that have come due; those that were asked for again stand in front.
-    due: VecDeque<Waiting>,
-    /// Bodies of `fresh` and `due`.
-    bytes: usize,
-    /// Scheduled ones that were read and whose outcome is not stored yet: the store names them again.
-    known: HashSet<DeliveryId>,
-    /// Those that left `known` while a page was being read: that page may still name them.
-    left: Vec<DeliveryId>,
-    /// Asked for again while under way: once their outcome is stored, the store may have them due.
-    again: HashSet<DeliveryId>,
-    /// Places of fresh ones that are in memory, under way, or not stored yet.
-    open: BTreeSet<Place>,
-    /// All fresh ones up to here have been read.
-    tail: Place,
-    /// The last place that anyone told of.
-    last: Place,
-    /// Whether the store has deliveries that could start and are not in memory.
-    unread: bool,
-    reading: bool,
-    /// When a scheduled one that is not in memory is due.
-    next_scheduled: Option<Instant>,
+    /// By which it was made: one by another order is claimed anew.
+    pub order: Order,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Window(Box<Window>),
+    Ordered(Box<Ordered>),
+}
+
+/// What a lane wants of the store.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// A page after this place, which repeats so many scheduled ones that are known.
+    Page {
+        after: Place,
+        known: usize,
+    },
+    Ordered(Want),
+}
+
+/// What the store answered.
+#[derive(Debug)]
+pub enum Read {
+    Page(Page),
+    Scan(Scan),
+    Asked(Page),
+    Bodies(Vec<Option<Waiting>>),
+}
+
+/// What the same question comes to for each kind.
+macro_rules! each {
+    ($lane:expr, $kind:ident => $answer:expr) => {
+        match &$lane.kind {
+            Kind::Window($kind) => $answer,
+            Kind::Ordered($kind) => $answer,
+        }
+    };
+    (mut $lane:expr, $kind:ident => $answer:expr) => {
+        match &mut $lane.kind {
+            Kind::Window($kind) => $answer,
+            Kind::Ordered($kind) => $answer,
+        }
+    };
 }
 
 impl Lane {
-    /// A lane that has just been leased. All fresh deliveries up to `tail` are settled.
-    pub fn new(lease: Lease, tail: Place) -> Self {
-        Self {
-            lease,
-            fresh: VecDeque::new(),
-            due: VecDeque::new(),
-            bytes: 0,
-            known: HashSet::new(),
-            left: Vec::new(),
-            again: HashSet::new(),
-            open: BTreeSet::new(),
-            tail,
-            last: tail,
-            unread: false,
-            reading: false,
-            next_scheduled: None,
-        }
+    /// A lane that has just been leased. All deliveries up to `tail` are settled.
+    pub fn new(lease: Lease, order: Order, tail: Place) -> Self {
+        let kind = match order {
+            Order::Unordered => Kind::Window(Box::new(Window::new(tail))),
+            Order::ByUser => Kind::Ordered(Box::new(Ordered::new(false, tail))),
+            Order::Strict => Kind::Ordered(Box::new(Ordered::new(true, tail))),
+        };
+        Self { lease, order, kind }
     }
 
-    /// Takes a delivery that has just been stored, when the lane knows all before it and has room;
-    /// otherwise remembers that the store has more. `memory`: whether the process has room too.
-    pub fn offer(&mut self, delivery: Waiting, before: Place, memory: bool) {
-        self.last = self.last.max(delivery.place);
-        let room = (memory || self.fresh.is_empty())
-            && self.fresh.len() < WINDOW
-            && self.bytes + delivery.body.len() <= WINDOW_BYTES;
-        if self.unread || self.reading || before != self.tail || !room {
-            self.unread = true;
-            return;
+    /// A lane that has just been claimed, with its first page.
+    pub fn claimed(lease: Lease, order: Order, page: Page, now: Instant) -> Self {
+        let mut lane = Self::new(lease, order, Place(0));
+        match &mut lane.kind {
+            Kind::Window(window) => {
+                window.reading();
+                window.page(page, now);
+            }
+            // It has to know them all, in order.
+            Kind::Ordered(ordered) => ordered.is_unread(),
         }
-        self.tail = delivery.place;
-        self.push_fresh(delivery);
+        lane
     }
 
-    /// The store has something that the lane does not know of.
+    /// Takes a delivery that has just been stored, when the lane knows all before it and has room.
+    pub fn offer(&mut self, delivery: Waiting, before: Place, room: bool) {
+        each!(mut self, kind => kind.offer(delivery, before, room));
+    }
+
     pub fn has_news(&mut self) {
-        self.unread = true;
+        each!(mut self, kind => kind.has_news());
     }
 
-    /// Whether a page should be read now; `after`, how many known ones it will repeat.
-    pub fn wants_page(&self, now: Instant) -> Option<(Place, usize)> {
-        let low = self.fresh.len() + self.due.len() < WINDOW / 2 && self.bytes < WINDOW_BYTES / 2;
-        let due = self.next_scheduled.is_some_and(|at| at <= now);
-        (!self.reading && low && (self.unread || due)).then_some((self.tail, self.known.len()))
+    /// Time has passed.
+    pub fn advance(&mut self, now: Instant) {
+        if let Kind::Ordered(ordered) = &mut self.kind {
+            ordered.advance(now);
+        }
     }
 
-    pub fn reading(&mut self) {
-        self.reading = true;
-        self.unread = false;
-        self.next_scheduled = None;
+    /// What is to be read now, one at a time. `room`: whether the process has room for more.
+    pub fn asks(&mut self, room: bool, now: Instant) -> Option<Ask> {
+        match &mut self.kind {
+            Kind::Window(window) => {
+                let (after, known) = window.wants_page(now)?;
+                window.reading();
+                Some(Ask::Page { after, known })
+            }
+            Kind::Ordered(ordered) => {
+                let want = ordered.wants(room)?;
+                ordered.reading(&want);
+                Some(Ask::Ordered(want))
+            }
+        }
     }
 
     pub fn reading_failed(&mut self) {
-        self.reading = false;
-        self.unread = true;
-        self.left.clear();
+        each!(mut self, kind => kind.reading_failed());
     }
 
-    /// Takes a page: what was read after `tail`, and due scheduled ones.
-    pub fn page(&mut self, page: Page, now: Instant) {
-        self.reading = false;
-        for delivery in page.deliveries {
-            if delivery.scheduled {
-                self.push_scheduled(delivery);
-            } else if delivery.place > self.tail {
-                self.push_fresh(delivery);
-            }
-        }
-        self.left.clear();
-        self.tail = self.tail.max(page.read_to);
-        self.last = self.last.max(self.tail);
-        self.unread |= page.more || self.last > self.tail;
-        if let Some(after) = page.next_scheduled {
-            self.schedule(now + after);
+    pub fn read(&mut self, read: Read, now: Instant) {
+        match (&mut self.kind, read) {
+            (Kind::Window(window), Read::Page(page)) => window.page(page, now),
+            (Kind::Ordered(ordered), Read::Scan(scan)) => ordered.scanned(scan, now),
+            (Kind::Ordered(ordered), Read::Asked(page)) => ordered.asked_for(page),
+            (Kind::Ordered(ordered), Read::Bodies(found)) => ordered.fetched(found),
+            _ => self.reading_failed(),
         }
     }
 
-    /// The next delivery that `pass` lets start; `short`: the process is short of room, and first
-    /// attempts go before retries. It is under way until `stored` or `put_back`.
+    /// The next delivery that `pass` lets start; `short`: the process is short of room.
     pub fn take(&mut self, pass: Pass, short: bool) -> Option<Waiting> {
-        let asked = self.asked();
-        let from_due = match pass {
-            Pass::Nobody => return None,
-            _ if asked => true,
-            Pass::Asked => return None,
-            // In order of when they were due.
-            Pass::Any | Pass::Probe => match (self.due.front(), self.fresh.front()) {
-                (Some(due), Some(fresh)) => {
-                    !(short && pass == Pass::Any) && due.head.next_attempt_ms <= fresh.place.time().0
-                }
-                (due, _) => due.is_some(),
-            },
-        };
-        let delivery = if from_due { self.due.pop_front() } else { self.fresh.pop_front() }?;
-        self.bytes -= delivery.body.len();
-        Some(delivery)
-    }
-
-    /// Whether something waits that was asked for again.
-    pub fn asked(&self) -> bool {
-        self.due.front().is_some_and(|d| d.head.asked_again)
+        match &mut self.kind {
+            Kind::Window(window) => window.take(pass, short),
+            Kind::Ordered(ordered) => ordered.take(pass),
+        }
     }
 
     /// Takes what is in memory, whatever holds it back: the lane is being emptied.
     pub fn take_all(&mut self) -> Vec<Waiting> {
-        self.bytes = 0;
-        self.due.drain(..).chain(self.fresh.drain(..)).collect()
+        match &mut self.kind {
+            Kind::Window(window) => window.take_all(),
+            Kind::Ordered(_) => Vec::new(),
+        }
     }
 
-    /// A delivery that was started was not sent after all.
     pub fn put_back(&mut self, delivery: Waiting) {
-        self.bytes += delivery.body.len();
-        if delivery.scheduled {
-            self.due.push_front(delivery);
-        } else {
-            let at = self.fresh.partition_point(|d| d.place < delivery.place);
-            self.fresh.insert(at, delivery);
-        }
+        each!(mut self, kind => kind.put_back(delivery));
     }
 
     /// The outcome of a delivery is stored; `again`: it was scheduled for then.
     pub fn stored(&mut self, id: DeliveryId, place: Place, again: Option<Instant>) {
-        self.open.remove(&place);
-        if self.known.remove(&id) && self.reading {
-            self.left.push(id);
-        }
-        self.unread |= self.again.remove(&id);
-        if let Some(at) = again {
-            self.schedule(at);
-        }
+        each!(mut self, kind => kind.stored(id, place, again));
     }
 
     /// Fresh deliveries up to here are settled once those of `places` are.
     pub fn done_to(&self, places: impl Iterator<Item = Place>) -> Place {
-        let settling: BTreeSet<_> = places.collect();
-        match self.open.iter().find(|place| !settling.contains(place)) {
-            Some(first) => Place(first.0 - 1),
-            None => self.tail,
-        }
+        each!(self, kind => kind.done_to(places))
     }
 
     /// Whether something in memory waits to start.
     pub fn waits(&self) -> bool {
-        !self.fresh.is_empty() || !self.due.is_empty()
+        each!(self, kind => kind.waits())
     }
 
-    /// Whether nothing is under way or unstored: the lease could be given back.
+    /// Whether something waits that was asked for again.
+    pub fn asked(&self) -> bool {
+        each!(self, kind => kind.asked())
+    }
+
+    /// Whether nothing is read or unstored.
     pub fn quiet(&self) -> bool {
-        let stored = self.known.len() == self.due.len() && self.open.len() == self.fresh.len();
-        !self.reading && stored
+        each!(self, kind => kind.quiet())
     }
 
     /// Whether nothing could start without news from outside, for now.
     pub fn empty(&self) -> bool {
-        self.fresh.is_empty() && self.due.is_empty() && !self.unread
+        each!(self, kind => kind.empty())
+    }
+
+    /// Whether some wait for others to be settled.
+    pub fn is_blocked(&self) -> bool {
+        matches!(&self.kind, Kind::Ordered(ordered) if ordered.is_blocked())
     }
 
     pub fn next_scheduled(&self) -> Option<Instant> {
-        self.next_scheduled
+        each!(self, kind => kind.next_scheduled())
     }
 
     /// The last place known, and whether the store may have more that could start.
     pub fn known_to(&self) -> (Place, bool) {
-        (self.last, self.unread || !self.fresh.is_empty() || !self.due.is_empty())
+        each!(self, kind => kind.known_to())
     }
 
     /// Bytes of bodies that wait in memory.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        each!(self, kind => kind.bytes())
     }
 
-    fn schedule(&mut self, at: Instant) {
-        self.next_scheduled = Some(self.next_scheduled.map_or(at, |next| next.min(at)));
-    }
-
-    fn push_fresh(&mut self, delivery: Waiting) {
-        self.open.insert(delivery.place);
-        self.bytes += delivery.body.len();
-        self.fresh.push_back(delivery);
-    }
-
-    /// What was scheduled and has come due, or was asked for again wherever it stood.
-    fn push_scheduled(&mut self, delivery: Waiting) {
-        let (id, place, asked) = (delivery.head.id(), delivery.place, delivery.head.asked_again);
-        if self.left.contains(&id) {
-            return;
+    /// Deliveries that are known by their places alone.
+    pub fn entries(&self) -> usize {
+        match &self.kind {
+            Kind::Window(_) => 0,
+            Kind::Ordered(ordered) => ordered.len(),
         }
-        if let Some(at) = self.fresh.iter().position(|d| d.place == place) {
-            let older = self.fresh.remove(at);
-            self.forget_body(older);
-            self.open.remove(&place);
-        } else if asked && self.known.contains(&id) {
-            let Some(at) = self.due.iter().position(|d| d.place == place) else {
-                self.again.insert(id);
-                return;
-            };
-            let older = self.due.remove(at);
-            self.forget_body(older);
-            self.known.remove(&id);
-        } else if self.open.contains(&place) {
-            if asked {
-                self.again.insert(id);
-            }
-            return;
-        }
-        if !self.known.insert(id) {
-            return;
-        }
-        self.bytes += delivery.body.len();
-        if asked {
-            self.due.push_front(delivery);
-        } else {
-            self.due.push_back(delivery);
-        }
-    }
-
-    fn forget_body(&mut self, delivery: Option<Waiting>) {
-        self.bytes -= delivery.map_or(0, |d| d.body.len());
     }
 }

@@ -10,14 +10,19 @@ mod circuit;
 mod engine;
 mod gate;
 mod lane;
-#[cfg(test)]
-mod lane_tests;
 mod lease;
 mod limit;
+mod ordered;
+mod ordered_reads;
+#[cfg(test)]
+mod ordered_tests;
 mod outcomes;
 mod settling;
 pub mod status;
 mod turns;
+mod window;
+#[cfg(test)]
+mod window_tests;
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,7 +10,7 @@ use common::ids::WebhookId;
 
 use super::{
     Parts, attempt,
-    calls::{Reply, page_limit},
+    calls::{self, Reply},
     circuit::Circuit,
     engine::Engine,
     gate::Pass,
@@ -18,13 +18,15 @@ use super::{
 use crate::{
     delivery::{Fault, State},
     queue::{Fate, Release, Settled},
-    routes::{Route, RouteState},
+    routes::{Order, Route, RouteState},
 };
 
 /// Starts of one lane before the next has its turn.
 const TURN: usize = 8;
 /// A lane that has nothing to do is kept for so long: more often comes soon.
 const LINGER: Duration = Duration::from_millis(250);
+/// Deliveries of ordered lanes that the process knows by their places.
+const ENTRIES: usize = 500_000;
 /// Outcomes that may wait for the store before nothing new starts.
 const UNSTORED: usize = 20_000;
 
@@ -38,10 +40,15 @@ enum Course {
 impl Engine {
     /// A lane's turn.
     pub(super) fn turn(&mut self, id: WebhookId, now: Instant) {
+        let wanted = self.order(id);
         let Some(held) = self.lanes.get_mut(&id) else { return };
         held.ready = false;
+        held.lane.advance(now);
+        let (order, (known, _)) = (held.lane.order, held.lane.known_to());
         match course(&self.parts, id) {
             _ if self.draining => self.give_back(id, None),
+            // Made by another order than what it is to be worked on by: claimed anew.
+            _ if order != wanted => self.give_back(id, Some(Release::Free { known, unread: true })),
             Course::End(fate, state, reason) => self.end_all(id, fate, state, reason, now),
             Course::Deliver(_) if held.stale => {
                 let (known, _) = held.lane.known_to();
@@ -98,6 +105,12 @@ impl Engine {
         true
     }
 
+    /// How the lane of this webhook is to be kept: as its route says while it delivers.
+    pub(super) fn order(&self, id: WebhookId) -> Order {
+        let route = self.parts.routes.route(id).filter(|route| route.state == RouteState::Active);
+        route.map_or(Order::Unordered, |route| route.policy.order)
+    }
+
     /// Ends all that waits in a lane, its future retries too.
     fn end_all(&mut self, id: WebhookId, fate: Fate, state: State, reason: Fault, now: Instant) {
         let clock = self.context.clock.now();
@@ -124,11 +137,10 @@ impl Engine {
         if held.unsure {
             return;
         }
-        let Some((after, known)) = held.lane.wants_page(now) else { return };
-        held.lane.reading();
-        let (queue, lease) = (self.parts.queue.clone(), held.lane.lease);
-        let limit = page_limit(early);
-        self.calls.spawn(async move { Reply::Page(lease, queue.read(lease, after, known, limit).await) });
+        let (lease, room) = (held.lane.lease, self.entries < ENTRIES);
+        let Some(ask) = self.with(id, |held| held.lane.asks(room, now)).flatten() else { return };
+        let queue = self.parts.queue.clone();
+        self.calls.spawn(async move { Reply::Read(lease, calls::read(&*queue, lease, ask, early).await) });
     }
 
     /// A lane that can do no more for now: when to look again, or give it back.
@@ -147,7 +159,14 @@ impl Engine {
             return self.give_back(id, Some(Release::Hold { duration: until - now }));
         }
         let mut timer = [scheduled, passes].into_iter().flatten().min();
-        if held.quiet() && held.lane.empty() && long(held.lane.next_scheduled()) {
+        let rests = held.quiet() && held.lane.empty() && long(scheduled);
+        if rests && held.lane.is_blocked() && held.lane.order == Order::Strict {
+            // All wait for one.
+            let duration = scheduled.map_or(LINGER, |at| at - now);
+            return self.give_back(id, Some(Release::Hold { duration }));
+        }
+        // While some wait for a retry of their key's, others may come and go.
+        if rests && !held.lane.is_blocked() {
             let since = *held.idle_since.get_or_insert(now);
             if now >= since + LINGER {
                 return self.give_back(id, None);

@@ -31,6 +31,7 @@ fn route(post_url: &str, url_parameters: UrlParameters) -> Route {
             retry_delays: Arc::new([]),
             max_in_flight: 50,
             max_rate: 0.0,
+            ..Policy::default()
         },
     }
 }

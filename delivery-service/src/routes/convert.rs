@@ -21,7 +21,7 @@ use http::{HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 use proto::v1;
 
-use super::{Policy, Route, RouteState, SigningKey, UrlParameters};
+use super::{Order, Policy, Route, RouteState, SigningKey, UrlParameters};
 
 /// A webhook that this version cannot serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -184,13 +184,12 @@ fn signing_keys(keys: Vec<v1::SigningKey>) -> Result<Box<[SigningKey]>, String> 
 }
 
 fn policy(policy: v1::DeliveryPolicy) -> Result<Policy, String> {
-    match v1::DeliveryOrder::try_from(policy.order) {
-        Ok(v1::DeliveryOrder::Unspecified | v1::DeliveryOrder::Unordered) => {}
-        Ok(v1::DeliveryOrder::ByUser | v1::DeliveryOrder::Strict) => {
-            return Err("order is not supported yet".into());
-        }
+    let order = match v1::DeliveryOrder::try_from(policy.order) {
+        Ok(v1::DeliveryOrder::Unspecified | v1::DeliveryOrder::Unordered) => Order::Unordered,
+        Ok(v1::DeliveryOrder::ByUser) => Order::ByUser,
+        Ok(v1::DeliveryOrder::Strict) => Order::Strict,
         Err(_) => return Err(unknown("delivery_policy.order", policy.order)),
-    }
+    };
     if policy.batch.is_some() {
         return Err("batches are not supported yet".into());
     }
@@ -213,7 +212,7 @@ fn policy(policy: v1::DeliveryPolicy) -> Result<Policy, String> {
         return Err("max_rate is no rate".into());
     }
     let timeout = policy.timeout.map(duration).transpose()?.unwrap_or(DEFAULT_TIMEOUT);
-    Ok(Policy { timeout, retry_delays, max_in_flight, max_rate: policy.max_rate })
+    Ok(Policy { timeout, retry_delays, max_in_flight, max_rate: policy.max_rate, order })
 }
 
 #[cfg(test)]

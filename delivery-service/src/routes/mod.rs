@@ -67,6 +67,18 @@ pub struct Policy {
     pub max_in_flight: u32,
     /// A second; 0 is unlimited.
     pub max_rate: f64,
+    pub order: Order,
+}
+
+/// Which deliveries wait for which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    #[default]
+    Unordered,
+    /// Those with the same key, one at a time.
+    ByUser,
+    /// All, one at a time.
+    Strict,
 }
 
 impl Default for Policy {
@@ -77,6 +89,7 @@ impl Default for Policy {
             retry_delays: Arc::default(),
             max_in_flight: 50,
             max_rate: 0.0,
+            order: Order::Unordered,
         }
     }
 }

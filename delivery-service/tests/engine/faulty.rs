@@ -12,7 +12,7 @@ use delivery_service::{
     delivery::Place,
     queue::{
         Bulk, Cancel, Cancelled, Claimed, Found, LaneNow, Lanes, Lease, LeaseLost, Listed, New, Page,
-        PageLimit, Query, Queue, QueueError, Release, Retried, Settle, Slice, Standing, Stored,
+        PageLimit, Query, Queue, QueueError, Release, Retried, Scan, Settle, Slice, Standing, Stored, Waiting,
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -116,6 +116,30 @@ impl Queue for Faulty {
         match self.fate().await {
             Fate::Refused | Fate::AnswerLost => Err(away()),
             Fate::Slow | Fate::Well => self.inner.read(lane, after, known_scheduled, page).await,
+        }
+    }
+
+    async fn scan(
+        &self,
+        lane: Lease,
+        after: Place,
+        limit: usize,
+    ) -> Result<Result<Scan, LeaseLost>, QueueError> {
+        match self.fate().await {
+            Fate::Refused | Fate::AnswerLost => Err(away()),
+            Fate::Slow | Fate::Well => self.inner.scan(lane, after, limit).await,
+        }
+    }
+
+    async fn fetch(
+        &self,
+        lane: Lease,
+        ids: Vec<DeliveryId>,
+        bytes: usize,
+    ) -> Result<Result<Vec<Option<Waiting>>, LeaseLost>, QueueError> {
+        match self.fate().await {
+            Fate::Refused | Fate::AnswerLost => Err(away()),
+            Fate::Slow | Fate::Well => self.inner.fetch(lane, ids, bytes).await,
         }
     }
 

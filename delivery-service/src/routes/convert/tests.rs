@@ -168,13 +168,6 @@ fn what_this_version_does_not_know_is_refused_by_the_webhooks_name_and_without_s
         ("credentials", method(Method::Bearer(v1::BearerAuthentication { token: "hidden\n".into() }))),
         ("oauth2", method(Method::Oauth2(v1::OAuth2ClientCredentials::default()))),
         ("client_certificate", method(Method::ClientCertificate(v1::ClientCertificate::default()))),
-        (
-            "order",
-            policy(v1::DeliveryPolicy {
-                order: v1::DeliveryOrder::Strict as i32,
-                ..v1::DeliveryPolicy::default()
-            }),
-        ),
         ("order", policy(v1::DeliveryPolicy { order: 9, ..v1::DeliveryPolicy::default() })),
         (
             "batches",

@@ -53,6 +53,7 @@ fn route(number: u64, revision: u64, account: &str, rule: Rule) -> Arc<Route> {
             retry_delays: Arc::default(),
             max_in_flight: 50,
             max_rate: 0.0,
+            ..Policy::default()
         },
     })
 }

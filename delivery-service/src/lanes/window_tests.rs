@@ -10,11 +10,11 @@ use common::{
 
 use super::{
     gate::Pass,
-    lane::{Lane, WINDOW},
+    window::{WINDOW, Window},
 };
 use crate::{
     delivery::{Head, Place},
-    queue::{Lease, Page, Waiting},
+    queue::{Page, Waiting},
 };
 
 fn waiting(place: u64, scheduled: bool) -> Waiting {
@@ -28,11 +28,11 @@ fn asked_again(place: u64) -> Waiting {
     delivery
 }
 
-fn lane() -> Lane {
-    Lane::new(Lease { webhook_id: WebhookId::new(1, 1), fence: 1 }, Place(10))
+fn lane() -> Window {
+    Window::new(Place(10))
 }
 
-fn offered(places: &[u64]) -> Lane {
+fn offered(places: &[u64]) -> Window {
     let mut lane = lane();
     let mut before = 10;
     for place in places {
@@ -42,7 +42,7 @@ fn offered(places: &[u64]) -> Lane {
     lane
 }
 
-fn places(lane: &mut Lane) -> Vec<u64> {
+fn places(lane: &mut Window) -> Vec<u64> {
     std::iter::from_fn(|| lane.take(Pass::Any, false)).map(|d| d.place.0).collect()
 }
 
