@@ -29,7 +29,7 @@ use delivery_service::{
     lanes::{self, Lanes},
     queue::{self, Queue, disk::DiskQueue, group::Group},
     routes::{
-        Policy, Route, RouteState, UrlParameters,
+        Order, Policy, Route, RouteState, UrlParameters,
         disable::Disabling,
         table::{Edit, Staging, Table},
         upstream::Upstream,
@@ -57,6 +57,7 @@ fn route(n: u64, url: &str) -> Route {
         timeout: Duration::from_secs(5),
         retry_delays: vec![Duration::from_millis(20); 30].into(),
         max_in_flight: 8,
+        order: [Order::Unordered, Order::ByUser, Order::Strict][n as usize % 3],
         ..Policy::default()
     };
     Route {
