@@ -183,6 +183,11 @@ impl Lane {
         each!(self, kind => kind.empty())
     }
 
+    /// Whether it has to be claimed anew.
+    pub fn is_stale(&self) -> bool {
+        matches!(&self.kind, Kind::Ordered(ordered) if ordered.is_stale())
+    }
+
     /// Whether some wait for others to be settled.
     pub fn is_blocked(&self) -> bool {
         matches!(&self.kind, Kind::Ordered(ordered) if ordered.is_blocked())

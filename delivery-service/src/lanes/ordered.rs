@@ -44,6 +44,8 @@ pub struct Ordered {
     pub(super) news: bool,
     pub(super) reading: bool,
     pub(super) fetching: Vec<Place>,
+    /// Whether the store has some that are not known, before `tail`.
+    pub(super) stale: bool,
     /// Stored while something was being read: what was read may still name them.
     pub(super) left: Vec<DeliveryId>,
     /// Asked for again while under way.
@@ -186,6 +188,11 @@ impl Ordered {
     /// Whether nothing could start without news from outside, for now.
     pub fn empty(&self) -> bool {
         self.ready.is_empty() && self.bare.is_empty() && !self.unread && !self.news
+    }
+
+    /// Whether it has to be read anew from its beginning.
+    pub fn is_stale(&self) -> bool {
+        self.stale
     }
 
     /// Whether some wait for others, rather than for a time or a caller.

@@ -142,13 +142,16 @@ impl Ordered {
         }
     }
 
-    /// Takes those of a page that were asked for again.
+    /// Takes those of a page that were asked for again, and those that had failed and are to be retried.
     pub fn asked_for(&mut self, page: Page) {
         self.reading = false;
+        // There may be others that had failed: too many to find them among those that are known.
+        self.stale |= page.more;
         let left = std::mem::take(&mut self.left);
         for delivery in page.deliveries {
             let (id, place) = (delivery.head.id(), delivery.place);
-            if !delivery.head.asked_again || place > self.tail || left.contains(&id) {
+            let (asked, known) = (delivery.head.asked_again, self.entries.contains_key(&place));
+            if place > self.tail || left.contains(&id) || (known && !asked) {
                 continue;
             }
             if self.entries.get(&place).is_some_and(|entry| entry.busy) {
@@ -156,7 +159,7 @@ impl Ordered {
                 continue;
             }
             // One that had failed comes back to its place.
-            if self.entries.contains_key(&place) {
+            if known {
                 self.remove(place);
             }
             let mut entry = self.entry(&delivery.head, None);

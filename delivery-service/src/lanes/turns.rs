@@ -50,7 +50,7 @@ impl Engine {
             // Made by another order than what it is to be worked on by: claimed anew.
             _ if order != wanted => self.give_back(id, Some(Release::Free { known, unread: true })),
             Course::End(fate, state, reason) => self.end_all(id, fate, state, reason, now),
-            Course::Deliver(_) if held.stale => {
+            Course::Deliver(_) if held.stale || held.lane.is_stale() => {
                 let (known, _) = held.lane.known_to();
                 let release = match held.gate.closed_until(now) {
                     Some(until) => Release::Hold { duration: until - now },

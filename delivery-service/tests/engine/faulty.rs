@@ -12,7 +12,8 @@ use delivery_service::{
     delivery::Place,
     queue::{
         Bulk, Cancel, Cancelled, Claimed, Found, LaneNow, Lanes, Lease, LeaseLost, Listed, New, Page,
-        PageLimit, Query, Queue, QueueError, Release, Retried, Scan, Settle, Slice, Standing, Stored, Waiting,
+        PageLimit, Query, Queue, QueueError, Release, Retried, Scan, Settle, Slice, Standing, Stored,
+        Waiting,
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
