@@ -25,6 +25,7 @@ mod disk_tables;
 mod disk_tests;
 mod disk_writer;
 pub mod group;
+mod limits;
 pub mod redis;
 mod redis_bulk;
 mod redis_call;
@@ -48,9 +49,11 @@ use common::ids::{DeliveryId, WebhookId};
 
 pub use self::{
     bulk::{Bulk, CANCEL_MOST, Cancel, Cancelled, Slice, Standing},
+    limits::Limits,
     redis_durable::{Durability, check_durability},
     redis_hints::Hear,
 };
+
 use crate::delivery::{Fault, Head, Place, State};
 
 /// A store of deliveries.
@@ -370,33 +373,4 @@ pub enum QueueError {
     /// The store holds something that this version cannot read.
     #[error("the store is damaged: {0}")]
     Damaged(String),
-}
-
-/// Limits that every backend keeps, per lane; all of them settings.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Event ids are known for so long.
-    pub dedupe_window: Duration,
-    pub backlog_deliveries: u64,
-    pub backlog_bytes: u64,
-    /// SUCCEEDED and CANCELLED.
-    pub ended_kept: u64,
-    pub ended_age: Duration,
-    pub failed_kept: u64,
-    pub failed_age: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let hours = |h: u64| Duration::from_secs(h * 3600);
-        Self {
-            dedupe_window: hours(4),
-            backlog_deliveries: 1_000_000,
-            backlog_bytes: 2 << 30,
-            ended_kept: 1_000,
-            ended_age: hours(3 * 24),
-            failed_kept: 10_000,
-            failed_age: hours(14 * 24),
-        }
-    }
 }

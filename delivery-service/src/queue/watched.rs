@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use super::{
     Bulk, Cancel, Cancelled, Claimed, Fate, Found, Hear, Lanes, Lease, LeaseLost, Listed, New, Page,
-    PageLimit, Query, Queue, QueueError, Retried, Settle, Slice, Standing, Stored,
+    PageLimit, Query, Queue, QueueError, Retried, Scan, Settle, Slice, Standing, Stored, Waiting,
 };
 use crate::{
     delivery::{Head, Place, State},
@@ -90,6 +90,24 @@ impl Queue for Watched {
         page: PageLimit,
     ) -> Result<Result<Page, LeaseLost>, QueueError> {
         self.inner.read(lane, after, known_scheduled, page).await
+    }
+
+    async fn scan(
+        &self,
+        lane: Lease,
+        after: Place,
+        limit: usize,
+    ) -> Result<Result<Scan, LeaseLost>, QueueError> {
+        self.inner.scan(lane, after, limit).await
+    }
+
+    async fn fetch(
+        &self,
+        lane: Lease,
+        ids: Vec<DeliveryId>,
+        bytes: usize,
+    ) -> Result<Result<Vec<Option<Waiting>>, LeaseLost>, QueueError> {
+        self.inner.fetch(lane, ids, bytes).await
     }
 
     async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {
