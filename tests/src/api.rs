@@ -54,6 +54,26 @@ impl Api {
         webhook
     }
 
+    /// The same by an operator who repeats the call while config-service's store is away.
+    pub async fn create_patiently(&mut self, webhook: Webhook) -> Webhook {
+        let request =
+            CreateWebhookRequest { webhook: Some(webhook), request_id: "once".into(), ..Default::default() };
+        let made = async {
+            loop {
+                match self.webhooks.create_webhook(request.clone()).await {
+                    Ok(made) => return made.into_inner(),
+                    Err(status) if status.code() == Code::Unavailable => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(status) => panic!("a webhook should be made: {status}"),
+                }
+            }
+        };
+        let webhook = tokio::time::timeout(PATIENCE, made).await.expect("config-service should recover");
+        self.in_force(&webhook.id).await;
+        webhook
+    }
+
     /// Takes these fields from `webhook`.
     pub async fn update(&mut self, webhook: Webhook, paths: &[&str]) -> Webhook {
         let paths = paths.iter().map(ToString::to_string).collect();
