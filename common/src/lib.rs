@@ -10,6 +10,7 @@ pub mod filter;
 pub mod ids;
 pub mod intake;
 pub mod matching;
+pub mod metrics;
 pub mod page;
 pub mod process;
 pub mod redis;

@@ -107,6 +107,10 @@ pub struct ProcessArgs {
     #[arg(long, env = "HOOKLINE_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
+    /// Where GET /metrics answers, for Prometheus, without TLS [default: nowhere]
+    #[arg(long, env = "HOOKLINE_METRICS_LISTEN", value_name = "IP:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+
     /// Ask what runs with the same addresses whether it is ready, and exit with 0 or 1
     #[arg(long)]
     pub check_health: bool,
@@ -150,6 +154,14 @@ impl Problems {
     pub fn exit(self) -> ! {
         eprintln!("{self}");
         process::exit(EXIT_USAGE)
+    }
+}
+
+impl ProcessArgs {
+    /// All that the process listens on, with the flags' names: its services, and metrics.
+    pub fn listeners(&self, services: &[(&'static str, SocketAddr)]) -> Vec<(&'static str, SocketAddr)> {
+        let metrics = self.metrics_listen.map(|address| ("--metrics-listen", address));
+        services.iter().copied().chain(metrics).collect()
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod catalog;
 pub mod mask;
+pub mod metrics;
 pub mod routes;
 pub mod store;
 pub mod validate;
@@ -30,11 +31,13 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+pub use metrics::Metrics;
+
 use crate::{
     accounts::Accounts,
     catalog::Catalog,
     routes::Routes,
-    store::{LOG_KEPT, Store, StoreError, disk::DiskStore, redis::RedisStore},
+    store::{LOG_KEPT, Store, StoreError, counted::Counted, disk::DiskStore, redis::RedisStore},
     webhooks::Webhooks,
 };
 
@@ -51,13 +54,14 @@ pub struct Settings {
 }
 
 /// Serves until `stop` is cancelled.
-pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Started> {
+pub async fn start(settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<Started> {
     let clock = Clock::System;
     let store = open(&settings.store, &clock).await?;
+    let store: Arc<dyn Store> = Arc::new(Counted::new(store, metrics.clone()));
     let rules = Arc::new(settings.egress);
     let webhooks = Webhooks::new(store.clone(), rules.clone(), clock.clone());
     let accounts = Accounts::new(store.clone(), clock.clone());
-    let routes = Routes::new(store.clone(), clock, settings.route_token, stop.clone());
+    let routes = Routes::new(store.clone(), clock, settings.route_token, metrics.watchers, stop.clone());
     let services = Services::default()
         .with(WebhookServiceServer::new(webhooks).max_decoding_message_size(MAX_REQUEST))
         .with(AccountServiceServer::new(accounts).max_decoding_message_size(MAX_REQUEST))

@@ -4,11 +4,11 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use clap::Parser;
 use common::{
-    process,
+    metrics, process,
     settings::{self, EgressArgs, IngressArgs, Problems, ProcessArgs, StoreArgs},
     telemetry,
 };
-use config_service::Settings;
+use config_service::{Metrics, Settings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,13 +37,17 @@ fn main() -> ExitCode {
         return process::check_health(&cli.process, &[cli.config_addr]);
     }
     let settings = cli.check().unwrap_or_else(|problems| problems.exit());
-    process::run(&cli.process, async |stop| config_service::start(settings, stop).await?.finished().await)
+    process::run(&cli.process, async |stop| {
+        let metrics = Metrics::default();
+        metrics::serve(cli.process.metrics_listen, |registry| metrics.register(registry)).await?;
+        config_service::start(settings, metrics, stop).await?.finished().await
+    })
 }
 
 impl Cli {
     fn check(&self) -> Result<Settings, Problems> {
         let mut problems = Problems::default();
-        let listeners = [("--config-addr", self.config_addr)];
+        let listeners = self.process.listeners(&[("--config-addr", self.config_addr)]);
         let store = self.store.check(&mut problems);
         let route_token = self.ingress.check(&listeners, Some(self.config_addr), &mut problems);
         let egress = self.egress.check(&listeners, &mut problems);
@@ -66,5 +70,7 @@ mod tests {
         assert!(check(&[]).unwrap().egress.development);
         let problems = check(&["--config-addr", "0.0.0.0:1", "--insecure"]).unwrap_err();
         assert!(problems.contains("--route-token-file"), "{problems}");
+        let problems = check(&["--metrics-listen", "0.0.0.0:1"]).unwrap_err();
+        assert!(problems.contains("--metrics-listen 0.0.0.0:1 is beyond loopback"), "{problems}");
     }
 }

@@ -19,6 +19,7 @@ use std::{
 use common::{
     clock::{Clock, Time},
     ids::WebhookId,
+    metrics::Gauge,
     settings::Secret,
     status,
 };
@@ -55,14 +56,21 @@ pub struct Routes {
     clock: Clock,
     /// What callers show; without one, everyone is let in.
     token: Option<Secret>,
+    watchers: Gauge,
     stop: CancellationToken,
     sign_of_life: Duration,
 }
 
 impl Routes {
-    /// Streams end when `stop` is cancelled.
-    pub fn new(store: Arc<dyn Store>, clock: Clock, token: Option<Secret>, stop: CancellationToken) -> Self {
-        Self { store, clock, token, stop, sign_of_life: SIGN_OF_LIFE }
+    /// Streams end when `stop` is cancelled. `watchers`: how many there are.
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Clock,
+        token: Option<Secret>,
+        watchers: Gauge,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { store, clock, token, watchers, stop, sign_of_life: SIGN_OF_LIFE }
     }
 
     fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
@@ -107,6 +115,7 @@ impl RouteService for Routes {
             is_synced: false,
             last_synced: Instant::now(),
             sign_of_life: self.sign_of_life,
+            _present: Present::new(self.watchers.clone()),
         };
         let stop = self.stop.clone();
         let pages = stream::try_unfold((watch, stop), |(mut watch, stop)| async move {
@@ -171,6 +180,23 @@ struct Watch {
     is_synced: bool,
     last_synced: Instant,
     sign_of_life: Duration,
+    _present: Present,
+}
+
+/// Counts a stream as long as it lives.
+struct Present(Gauge);
+
+impl Present {
+    fn new(watchers: Gauge) -> Self {
+        watchers.inc();
+        Self(watchers)
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 enum Step {

@@ -6,6 +6,7 @@ pub mod auth;
 pub mod delivery;
 pub mod intake;
 pub mod lanes;
+pub mod metrics;
 pub mod payload;
 pub mod queue;
 pub mod request;
@@ -29,13 +30,14 @@ use common::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use metrics::Metrics;
 pub use settings::Settings;
 
 use crate::{
     lanes::{Input, Lanes},
     queue::{
-        Queue, QueueError, check_durability, disk::DiskQueue, group::Group, redis::RedisQueue,
-        redis_watch::Wire, watched::Watched,
+        Queue, QueueError, check_durability, counted::Counted, disk::DiskQueue, group::Group,
+        redis::RedisQueue, redis_watch::Wire, watched::Watched,
     },
     routes::{
         disable::Disabling,
@@ -50,7 +52,7 @@ use crate::{
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Starts the service; see `common::service`.
-pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Started> {
+pub async fn start(settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<Started> {
     let clock = Clock::System;
     let rules = settings.egress.clone();
     let (queue, wire) = open(&settings, &clock, &stop).await?;
@@ -58,11 +60,14 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     if let Some(wire) = wire {
         watchers::follow(&watch, wire, stop.clone());
     }
+    let queue = Arc::new(Counted::new(queue, metrics.clone()));
     let queue: Arc<dyn Queue> = Arc::new(Watched::new(queue, watch.clone()));
 
     let token = settings.route_token.as_ref().map(Secret::expose);
     let upstream = Upstream::new(&settings.config_url, token, None)?;
     let routes = Arc::new(Table::default());
+    let known = routes.clone();
+    metrics.routes.ask(move || known.len());
     let changes = watch::start(upstream.clone(), routes.clone(), stop.clone());
     let disable = Disabling::start(upstream, routes.clone(), stop.clone());
 
@@ -74,6 +79,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         disable,
         clock: clock.clone(),
         limits: settings.lanes,
+        metrics: metrics.clone(),
     };
     // Leases go back only after the last call has ended.
     let last = CancellationToken::new();
@@ -84,7 +90,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
 
     let group = Group::start(queue.clone(), lanes.clone());
     let intake = intake::Intake::new(routes.clone(), group, clock.clone(), queue.shards());
-    let events = api::events::Events::new(intake, clock.clone(), stop.clone());
+    let events = api::events::Events::new(intake, clock.clone(), metrics.published, stop.clone());
     let due = lanes.clone();
     let retrying = retrying::start(queue.clone(), routes.clone(), move || due.hint_due(), stop.clone());
     let (due, held) = (lanes.clone(), lanes.clone());

@@ -4,11 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use common::{
-    process,
+    metrics, process,
     settings::{self, EgressArgs, IngressArgs, Problems, ProcessArgs, StoreArgs},
     telemetry,
 };
-use delivery_service::settings::{DeliveryArgs, UpstreamArgs};
+use delivery_service::{
+    Metrics,
+    settings::{DeliveryArgs, UpstreamArgs},
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -38,7 +41,12 @@ fn main() -> ExitCode {
     }
     let mut problems = Problems::default();
     telemetry::check(&cli.process, &mut problems);
-    let settings = cli.delivery.check(&cli.upstream, &cli.store, &cli.ingress, &cli.egress, &mut problems);
+    let Cli { delivery, upstream, store, ingress, egress, process } = &cli;
+    let settings = delivery.check(upstream, store, ingress, egress, process, &mut problems);
     let Some(settings) = settings.filter(|_| problems.is_empty()) else { problems.exit() };
-    process::run(&cli.process, async |stop| delivery_service::start(settings, stop).await?.finished().await)
+    process::run(&cli.process, async |stop| {
+        let metrics = Metrics::default();
+        metrics::serve(cli.process.metrics_listen, |registry| metrics.register(registry)).await?;
+        delivery_service::start(settings, metrics, stop).await?.finished().await
+    })
 }

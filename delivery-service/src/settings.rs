@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Args;
 use common::{
     address::Rules,
-    settings::{EgressArgs, IngressArgs, Problems, Secret, Store, StoreArgs},
+    settings::{EgressArgs, IngressArgs, Problems, ProcessArgs, Secret, Store, StoreArgs},
 };
 
 use crate::{
@@ -110,9 +110,10 @@ impl DeliveryArgs {
         store: &StoreArgs,
         ingress: &IngressArgs,
         egress: &EgressArgs,
+        process: &ProcessArgs,
         problems: &mut Problems,
     ) -> Option<Settings> {
-        let listeners = [("--delivery-addr", self.delivery_addr)];
+        let listeners = process.listeners(&[("--delivery-addr", self.delivery_addr)]);
         let route_token = ingress.check(&listeners, None, problems);
         let rules = egress.check(&listeners, problems);
         let store = store.check(problems);

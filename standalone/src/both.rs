@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use common::service::Started;
+use common::{metrics, service::Started};
 use tokio_util::sync::CancellationToken;
 
 use crate::{settings::Settings, tour::reachable};
@@ -17,10 +17,17 @@ pub struct Both {
 
 impl Both {
     pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Self> {
-        let Settings { config, mut delivery } = settings;
-        let config = config_service::start(config, stop.clone()).await?;
+        let Settings { config, mut delivery, metrics_listen } = settings;
+        let (configs, deliveries) =
+            (config_service::Metrics::default(), delivery_service::Metrics::default());
+        metrics::serve(metrics_listen, |registry| {
+            configs.register(registry);
+            deliveries.register(registry);
+        })
+        .await?;
+        let config = config_service::start(config, configs, stop.clone()).await?;
         delivery.config_url = format!("http://{}", reachable(config.address));
-        let delivery = delivery_service::start(delivery, stop.clone()).await?;
+        let delivery = delivery_service::start(delivery, deliveries, stop.clone()).await?;
         Ok(Self { config: config.address, delivery: delivery.address, services: [config, delivery], stop })
     }
 

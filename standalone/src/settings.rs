@@ -43,6 +43,8 @@ pub struct Settings {
     pub config: config_service::Settings,
     /// Its config_url is not known before config-service listens.
     pub delivery: delivery_service::Settings,
+    /// Where the metrics of both are served.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl Cli {
@@ -71,7 +73,8 @@ impl Cli {
     pub fn check(&self) -> Result<Settings, Problems> {
         let mut problems = Problems::default();
         let [config_addr, delivery_addr] = self.addresses();
-        let listeners = [("--config-addr", config_addr), ("--delivery-addr", delivery_addr)];
+        let services = [("--config-addr", config_addr), ("--delivery-addr", delivery_addr)];
+        let listeners = self.process.listeners(&services);
         if config_addr == delivery_addr && config_addr.port() != 0 {
             problems.add("--config-addr and --delivery-addr must differ");
         }
@@ -96,7 +99,7 @@ impl Cli {
         let config =
             config_service::Settings { listen: config_addr, store, route_token: Some(token), egress };
         let delivery = delivery_service::Settings { listen: delivery_addr, ..delivery };
-        Ok(Settings { config, delivery })
+        Ok(Settings { config, delivery, metrics_listen: self.process.metrics_listen })
     }
 }
 
@@ -111,7 +114,7 @@ mod tests {
 
     #[test]
     fn without_flags_it_runs_on_loopback_in_development_mode() {
-        let Settings { config, delivery } = check(&[]).unwrap();
+        let Settings { config, delivery, metrics_listen } = check(&[]).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:50051");
         assert_eq!(delivery.listen.to_string(), "127.0.0.1:50052");
         assert_eq!(config.store, Store::Disk("./data".into()));
@@ -119,6 +122,7 @@ mod tests {
         assert!(config.egress.development && delivery.egress.development);
         assert_eq!(config.route_token.as_ref().map(|token| token.expose().len()), Some(64));
         assert_eq!(delivery.route_token, config.route_token);
+        assert_eq!(metrics_listen, None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod grpcurl;
 mod latency;
 mod lifecycle;
 mod load;
+mod metrics;
 mod order;
 mod pairs;
 mod replicas;

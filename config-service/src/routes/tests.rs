@@ -26,7 +26,7 @@ impl Feed {
         let database = common::disk::open(folder.path(), "db").unwrap();
         let store: Arc<dyn Store> = Arc::new(DiskStore::new(database, NOW, log_kept).unwrap());
         let stop = CancellationToken::new();
-        let routes = Routes::new(store.clone(), Clock::by_hand(NOW), None, stop.clone());
+        let routes = Routes::new(store.clone(), Clock::by_hand(NOW), None, Gauge::default(), stop.clone());
         Self { routes, store, stop, _folder: folder }
     }
 

@@ -8,6 +8,7 @@
 //! Every backend passes the same contract suite (`tests/store_contract.rs`). Secrets cross the seam in
 //! the clear, and `Debug` never shows them.
 
+pub mod counted;
 pub mod disk;
 pub mod redis;
 mod scripts;

@@ -10,7 +10,7 @@ mod secrets;
 mod updates;
 
 use common::{address::Rules, service::Started, settings::Store};
-use config_service::{Settings, start};
+use config_service::{Metrics, Settings, start};
 use proto::v1::{
     CreateWebhookRequest, GetWebhookRequest, Webhook, WebhookType,
     account_service_client::AccountServiceClient, event_catalog_service_client::EventCatalogServiceClient,
@@ -45,7 +45,7 @@ impl Config {
             route_token: None,
             egress: Rules::default(),
         };
-        let started = start(settings, stop.clone()).await.unwrap();
+        let started = start(settings, Metrics::default(), stop.clone()).await.unwrap();
         let url = format!("http://{}", started.address);
         let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
         Self {

@@ -6,6 +6,7 @@ use common::{
     clock::Clock,
     event::Event,
     intake,
+    metrics::Counters,
     service::MAX_REQUEST,
     status::{self, Violations},
 };
@@ -20,7 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::from_queue;
-use crate::intake::{Accepted, Intake, NotAccepted};
+use crate::{
+    intake::{Accepted, Intake, NotAccepted},
+    metrics::Published,
+};
 
 /// Events in one PublishEvents.
 const MOST_EVENTS: usize = 1_000;
@@ -33,13 +37,15 @@ const STREAM_DEPTH: usize = 4;
 pub struct Events {
     intake: Intake,
     clock: Clock,
+    /// By `Published`.
+    published: Counters<4>,
     stop: CancellationToken,
 }
 
 impl Events {
     /// Streams end when `stop` is cancelled: what was read is answered, the rest is refused.
-    pub fn new(intake: Intake, clock: Clock, stop: CancellationToken) -> Self {
-        Self { intake, clock, stop }
+    pub fn new(intake: Intake, clock: Clock, published: Counters<4>, stop: CancellationToken) -> Self {
+        Self { intake, clock, published, stop }
     }
 
     pub fn service(self) -> EventServiceServer<Self> {
@@ -65,14 +71,27 @@ impl Events {
             }
         }
         let mut accepted = self.intake.accept(good, traceparent).await.into_iter();
-        let answer = |refused: Option<Status>| match refused {
-            Some(status) => Err(status),
-            None => match accepted.next() {
-                Some(result) => result.map(response).map_err(not_accepted),
-                None => Err(status::internal("an event was not answered")),
-            },
+        let mut counts = [0; 4];
+        let mut answer = |refused: Option<Status>| {
+            let (told, answer) = match refused {
+                Some(status) => (Published::Invalid, Err(status)),
+                None => match accepted.next() {
+                    Some(Ok(accepted)) if accepted.duplicate => {
+                        (Published::Duplicate, Ok(response(accepted)))
+                    }
+                    Some(Ok(accepted)) => (Published::Accepted, Ok(response(accepted))),
+                    Some(Err(why)) => (Published::Unavailable, Err(not_accepted(why))),
+                    None => (Published::Unavailable, Err(status::internal("an event was not answered"))),
+                },
+            };
+            counts[told as usize] += 1;
+            answer
         };
-        refused.into_iter().map(answer).collect()
+        let answers = refused.into_iter().map(&mut answer).collect();
+        for (told, count) in counts.into_iter().enumerate() {
+            self.published.add(told, count);
+        }
+        answers
     }
 
     fn check(&self, event: Option<v1::Event>, field: &str) -> Result<Event, Status> {

@@ -218,6 +218,7 @@ impl Engine {
 
     fn lost(&mut self, id: WebhookId) {
         tracing::info!(webhook = %id, "another replica holds the lane now");
+        self.parts.metrics.leases_lost.inc();
         self.forget(id);
     }
 }

@@ -283,6 +283,12 @@ impl Engine {
     /// An attempt has ended.
     fn end(&mut self, ended: Ended) {
         self.attempts -= 1;
+        if let Ok(delivered) = &ended.result
+            && let Some(attempt) = delivered.delivery.head.attempts.last()
+        {
+            let (took, place) = (delivered.strain.duration, delivered.delivery.place);
+            self.parts.metrics.attempt(attempt, took, place);
+        }
         // The first of them may find that what is free is for others.
         self.feed(2);
         let id = ended.lane.webhook_id;
@@ -332,6 +338,8 @@ impl Engine {
         self.settle(now);
         self.claim(now);
         self.wake();
+        self.parts.metrics.in_flight.set(self.attempts as i64);
+        self.parts.metrics.lanes_held.set(self.lanes.len() as i64);
     }
 
     fn wakes_at(&self) -> Instant {

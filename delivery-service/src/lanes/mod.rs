@@ -39,6 +39,7 @@ pub use status::{LATENCY_MS, LaneStatus};
 
 use crate::{
     delivery::Place,
+    metrics::Metrics,
     queue::{Queue, Waiting},
     routes::{disable::Disabling, table::Table},
     send::Sender,
@@ -90,6 +91,7 @@ pub struct Parts {
     pub disable: Arc<Disabling>,
     pub clock: Clock,
     pub limits: Limits,
+    pub metrics: Metrics,
 }
 
 /// Bounds of what one process takes on; all of them settings.
@@ -117,6 +119,8 @@ impl Lanes {
     pub fn start(parts: Parts, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let (inputs, receiver) = mpsc::channel(INPUTS);
         let (statuses, clock) = (Statuses::default(), parts.clock.clone());
+        let (told, now) = (statuses.clone(), clock.clone());
+        parts.metrics.circuits_open.ask(move || told.open(now.now()));
         let task = tokio::spawn(engine::run(parts, statuses.clone(), receiver, stop));
         (Self { inputs, statuses, clock }, task)
     }

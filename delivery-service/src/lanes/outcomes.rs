@@ -11,7 +11,10 @@ use super::{
     engine::Engine,
     status::LaneStatus,
 };
-use crate::queue::{Lease, Settled};
+use crate::{
+    metrics::Circuit,
+    queue::{Lease, Settled},
+};
 
 impl Engine {
     pub(super) fn delivered(&mut self, lease: Lease, delivered: Delivered) {
@@ -48,15 +51,21 @@ impl Engine {
     /// A circuit has opened, closed, or waits on: the next holder must know.
     fn changed(&mut self, id: WebhookId, change: Change) {
         let failures = self.lanes.get(&id).map_or(0, |held| held.gate.circuit.failures());
+        let metrics = &self.parts.metrics;
         match change {
-            Change::Opened { pause } => tracing::warn!(
-                webhook = %id, failures, pause_s = pause.as_secs(),
-                "the circuit has opened: the receiver is left alone but for probes"
-            ),
+            Change::Opened { pause } => {
+                metrics.circuit_changes.add(Circuit::Opened as usize, 1);
+                tracing::warn!(
+                    webhook = %id, failures, pause_s = pause.as_secs(),
+                    "the circuit has opened: the receiver is left alone but for probes"
+                );
+            }
             Change::Waits { pause } => {
+                metrics.probes_failed.inc();
                 tracing::info!(webhook = %id, failures, pause_s = pause.as_secs(), "a probe has failed");
             }
             Change::Closed { failures } => {
+                metrics.circuit_changes.add(Circuit::Closed as usize, 1);
                 tracing::info!(webhook = %id, failures, "the circuit has closed: the receiver lives");
             }
         }

@@ -17,6 +17,8 @@ pub const LATENCY_MS: [u64; 7] = [10, 50, 100, 500, 1_000, 5_000, 15_000];
 /// A bucket of the last hour, and how many there are.
 const BUCKET_MS: i64 = 5 * 60 * 1_000;
 const BUCKETS: usize = 12;
+/// How long after a probe was due somebody has made it.
+const PROBED: Duration = Duration::from_secs(5);
 /// Lanes that are told of.
 const LANES: usize = 20_000;
 
@@ -77,6 +79,15 @@ impl Statuses {
             }
         }
         Some(status)
+    }
+
+    /// Circuits that are open, of lanes that this process holds or held last: one whose probe is long due
+    /// without having been made here is another replica's to know.
+    pub fn open(&self, time: Time) -> usize {
+        let lanes = self.0.lock();
+        let is_open =
+            |lane: &LaneStatus| lane.probe.is_some_and(|probe| probe + PROBED > time || lane.in_flight > 0);
+        lanes.values().filter(|entry| entry.shown && is_open(&entry.now)).count()
     }
 
     /// An attempt has ended.
@@ -169,6 +180,23 @@ mod tests {
         assert_eq!((status.probe, status.in_flight), (Some(Time(9)), 0));
         statuses.gone(lane(1), false);
         assert_eq!(statuses.get(lane(1), time), None);
+    }
+
+    #[test]
+    fn circuits_are_open_until_they_close_or_another_replica_probes_them() {
+        let (statuses, time) = (Statuses::default(), Time(100_000));
+        let open = |in_flight| LaneStatus { probe: Some(Time(110_000)), in_flight, ..LaneStatus::default() };
+        statuses.tell(lane(1), open(0), time);
+        statuses.tell(lane(2), open(1), time);
+        statuses.tell(lane(3), LaneStatus::default(), time);
+        assert_eq!(statuses.open(time), 2);
+        assert_eq!(statuses.open(Time(114_000)), 2);
+        assert_eq!(statuses.open(Time(116_000)), 1, "the one that is being probed here");
+        statuses.gone(lane(2), true);
+        assert_eq!(statuses.open(Time(116_000)), 0);
+        statuses.tell(lane(1), LaneStatus::default(), time);
+        statuses.gone(lane(2), false);
+        assert_eq!(statuses.open(time), 0);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! (`tests/queue_contract`); durations, not times, cross the seam: the store has the clock.
 
 mod bulk;
+pub mod counted;
 pub mod disk;
 mod disk_bulk;
 mod disk_group;

@@ -27,6 +27,7 @@ use delivery_service::{
     delivery::State,
     intake::Intake,
     lanes::{self, Lanes},
+    metrics::Metrics,
     queue::{self, Queue, disk::DiskQueue, group::Group},
     routes::{
         Order, Policy, Route, RouteState, UrlParameters,
@@ -122,6 +123,7 @@ async fn nothing_is_lost(seed: u64) {
         disable: Disabling::start(upstream, routes.clone(), stop.clone()),
         clock: Clock::System,
         limits: lanes::Limits::default(),
+        metrics: Metrics::default(),
     };
     let (lanes, done) = Lanes::start(parts, stop.clone());
     let group = Group::start(store.clone(), lanes);
