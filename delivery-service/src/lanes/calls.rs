@@ -133,6 +133,10 @@ impl Engine {
                 self.with(id, |held| held.stale = true);
             }
         }
+        for id in std::mem::take(&mut self.early) {
+            self.with(id, |held| held.lane.has_news());
+            self.make_ready(id);
+        }
         for id in claimed.withdrawn {
             self.withdraw(id);
         }

@@ -3,7 +3,7 @@
 //! and one settle at a time, one page at a time per lane.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Instant,
 };
@@ -85,6 +85,8 @@ pub(super) struct Engine {
     pub entries: usize,
     pub claiming: bool,
     pub next_claim: Instant,
+    /// Lanes in which something was stored and that this process may be about to hear it holds.
+    pub early: HashSet<WebhookId>,
     /// A lane became due while a claim was under way.
     pub claim_again: bool,
     /// No claim was answered in time: the leases are not safe.
@@ -121,6 +123,7 @@ impl Engine {
             entries: 0,
             claiming: false,
             next_claim: Instant::now(),
+            early: HashSet::new(),
             claim_again: false,
             lapsed: false,
             store_away: false,
@@ -221,6 +224,12 @@ impl Engine {
             return;
         }
         if known != Some(one.fence) {
+            if !one.given {
+                // Given back or lost since it was stored, so whoever claims it finds the delivery; or claimed
+                // just now, by a call whose answer is to come.
+                self.early.insert(webhook_id);
+                return;
+            }
             self.hold(Lane::new(lease, self.order(webhook_id), one.before), Gate::default(), Bytes::new());
             // It may have been withdrawn between being stored and being heard of.
             self.with(webhook_id, |held| held.stale = stale);

@@ -81,6 +81,8 @@ pub struct Accepted {
     /// The lane's last place before it.
     pub before: Place,
     pub fence: u64,
+    /// The lane was given to this process with it; otherwise it was held already.
+    pub given: bool,
 }
 
 /// What the loop works with.

@@ -183,7 +183,7 @@ mod tests {
         };
         let all = vec![new(1, None), new(2, None), new(3, Some(Fault::Disabled))];
         let stored = queue.enqueue(Arc::new(all.clone())).await;
-        let Ok(Stored::New { place, lane: LaneNow::Mine { fence }, .. }) = stored[0] else {
+        let Ok(Stored::New { place, lane: LaneNow::Mine { fence, .. }, .. }) = stored[0] else {
             panic!("{stored:?}")
         };
         assert_eq!((metrics.accepted.get(), metrics.ended.get()), (3, [0, 1, 0]));

@@ -118,12 +118,12 @@ impl<'t, 'l> Group<'t, 'l> {
     fn lane_now(&mut self, lane: WebhookId, alone: bool) -> Result<LaneNow, QueueError> {
         let known = self.lanes.get(lane);
         if let Some(Lane::Held { fence, .. }) = known {
-            return Ok(LaneNow::Mine { fence });
+            return Ok(LaneNow::Mine { fence, given: false });
         }
         let at = match self.stopped_until(lane)? {
             Some(PARKED) => None,
             Some(until) => Some(until),
-            None if alone => return Ok(LaneNow::Mine { fence: self.lanes.grant(lane) }),
+            None if alone => return Ok(LaneNow::Mine { fence: self.lanes.grant(lane), given: true }),
             None => Some(self.now.0),
         };
         // A parked lane that a caller's retry or wake has made due stays so.

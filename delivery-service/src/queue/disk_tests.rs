@@ -124,7 +124,7 @@ async fn a_disk_that_fails_loses_nothing_and_recovers() {
     let opens = Box::new(move || faulty(&at, &switch));
     let queue =
         DiskQueue::open_with(folder.path(), Clock::by_hand(NOW), Limits::default(), 0, opens).unwrap();
-    let (place, LaneNow::Mine { fence }) = put(&queue, lane(1), 1).await.unwrap() else { panic!("free") };
+    let (place, LaneNow::Mine { fence, .. }) = put(&queue, lane(1), 1).await.unwrap() else { panic!("free") };
     let lease = Lease { webhook_id: lane(1), fence };
 
     fails.store(true, Ordering::Relaxed);
@@ -169,7 +169,7 @@ async fn a_second_process_is_told_that_the_file_is_in_use() {
 async fn a_claim_that_nobody_waits_for_gives_its_lanes_back() {
     let folder = tempfile::tempdir().unwrap();
     let queue = DiskQueue::open(folder.path(), Clock::by_hand(NOW), Limits::default(), 0).unwrap();
-    let (_, LaneNow::Mine { fence }) = put(&queue, lane(1), 1).await.unwrap() else { panic!("free") };
+    let (_, LaneNow::Mine { fence, .. }) = put(&queue, lane(1), 1).await.unwrap() else { panic!("free") };
     let lease = Lease { webhook_id: lane(1), fence };
     queue.settle(succeed(lease, &[])).await.unwrap()[0].unwrap();
     let mut claim = queue.claim(1, PAGE);

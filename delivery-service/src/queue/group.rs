@@ -78,11 +78,14 @@ async fn hand_over(lanes: &Lanes, batch: Arc<Vec<New>>, results: &[Result<Stored
     let mut due = false;
     for (new, result) in batch.into_iter().zip(results) {
         match result {
-            Ok(Stored::New { place, before, lane: LaneNow::Mine { fence } }) => accepted.push(Accepted {
-                delivery: Waiting { head: new.head, body: new.body, place: *place, scheduled: false },
-                before: *before,
-                fence: *fence,
-            }),
+            Ok(Stored::New { place, before, lane: LaneNow::Mine { fence, given } }) => {
+                accepted.push(Accepted {
+                    delivery: Waiting { head: new.head, body: new.body, place: *place, scheduled: false },
+                    before: *before,
+                    fence: *fence,
+                    given: *given,
+                })
+            }
             Ok(Stored::New { lane: LaneNow::Due, .. }) => due = true,
             _ => {}
         }

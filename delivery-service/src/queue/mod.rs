@@ -174,10 +174,11 @@ pub enum Stored {
 /// Who has the lane of a delivery that has just been stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneNow {
-    /// The caller, with this fence: it had it before, or it was given it now. It is given when the
-    /// lane was free, not on hold, not parked, without a memo, and had no other open delivery: then
-    /// the caller knows all of the lane and starts the delivery from memory.
-    Mine { fence: u64 },
+    /// The caller, with this fence: it had it before, or `given`: it was given it now. It is given when
+    /// the lane was free, not on hold, not parked, without a memo, and had no other open delivery: then
+    /// the caller knows all of the lane and starts the delivery from memory. One that it had before it
+    /// may be giving back, or not have heard of yet.
+    Mine { fence: u64, given: bool },
     /// Nobody, and it is due: a claim will find it.
     Due,
     /// Another holder, who finds it among its news; or nobody, and it is on hold or parked.

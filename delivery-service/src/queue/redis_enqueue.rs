@@ -326,7 +326,7 @@ impl Accounts {
     }
 }
 
-/// A lane's answers: what was stored, the fence that the caller holds it with, whether it was new.
+/// A lane's answers: what was stored, the fence that the caller was given it with, whether it was new.
 type LaneStored = (Vec<Stored>, Option<u64>, bool);
 
 fn stored(
@@ -339,9 +339,9 @@ fn stored(
         return Err(QueueError::Damaged(String::from_utf8_lossy(reason).into_owned()));
     }
     let mut answer = Answer::of(answer)?;
-    let lane = match answer.number()? {
-        0 => LaneNow::NotNow,
-        fence if fence > 0 => LaneNow::Mine { fence: fence as u64 },
+    let lane = match (answer.number()?, answer.number()? == 1) {
+        (0, _) => LaneNow::NotNow,
+        (fence, given) if fence > 0 => LaneNow::Mine { fence: fence as u64, given },
         _ => LaneNow::Due,
     };
     let mut before = Place(answer.number()?.max(0) as u64);
@@ -365,7 +365,7 @@ fn stored(
         });
     }
     let fence = match lane {
-        LaneNow::Mine { fence } => Some(fence),
+        LaneNow::Mine { fence, given: true } => Some(fence),
         _ => None,
     };
     Ok((all, fence, was_new))

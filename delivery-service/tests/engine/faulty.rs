@@ -78,7 +78,7 @@ impl Queue for Faulty {
             Fate::AnswerLost => {
                 let stored = self.inner.enqueue(new.clone()).await;
                 let leased = new.iter().zip(&stored).filter_map(|(new, stored)| match stored {
-                    Ok(Stored::New { lane: LaneNow::Mine { fence }, .. }) => {
+                    Ok(Stored::New { lane: LaneNow::Mine { fence, given: true }, .. }) => {
                         Some(Lease { webhook_id: new.head.webhook_id(), fence: *fence })
                     }
                     _ => None,

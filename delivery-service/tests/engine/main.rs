@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod faulty;
+mod late;
 #[path = "../../../tests/src/receiver.rs"]
 #[allow(dead_code)]
 mod receiver;
@@ -41,6 +42,7 @@ use faulty::Faulty;
 use proto::v1;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use receiver::{Receiver, answer};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const WEBHOOKS: u64 = 12;
@@ -95,22 +97,18 @@ fn event(account: &str, id: usize) -> Event {
     event
 }
 
-/// One run: publishers that repeat themselves, receivers that fail now and then, a store that does too.
-async fn nothing_is_lost(seed: u64) {
-    println!("seed {seed} (SEED={seed} repeats it)");
-    let chance = std::sync::Mutex::new(StdRng::seed_from_u64(seed));
-    let receiver = Receiver::answering(move |_| {
-        let fails = chance.lock().unwrap().random_range(0..10) == 0;
-        async move { answer(if fails { 500 } else { 200 }) }
-    })
-    .await;
-    let folder = tempfile::tempdir().unwrap();
-    let disk = DiskQueue::open(folder.path(), Clock::System, queue::Limits::default(), 0).unwrap();
-    let store: Arc<dyn Queue> = Arc::new(Faulty::new(disk.clone(), seed, 6));
+/// An engine at work, and who takes events in for it.
+struct Running {
+    intake: Intake,
+    stop: CancellationToken,
+    done: JoinHandle<()>,
+}
+
+fn start(store: Arc<dyn Queue>, url: &str) -> Running {
     let routes = Arc::new(Table::default());
     let mut all = Staging::default();
     for n in 0..WEBHOOKS {
-        all.apply(Edit::Put(Arc::new(route(n, &receiver.url("/")))));
+        all.apply(Edit::Put(Arc::new(route(n, url))));
     }
     routes.replace(all);
     let stop = CancellationToken::new();
@@ -128,6 +126,22 @@ async fn nothing_is_lost(seed: u64) {
     let (lanes, done) = Lanes::start(parts, stop.clone());
     let group = Group::start(store.clone(), lanes);
     let intake = Intake::new(routes, group, Clock::System, store.shards());
+    Running { intake, stop, done }
+}
+
+/// One run: publishers that repeat themselves, receivers that fail now and then, a store that does too.
+async fn nothing_is_lost(seed: u64) {
+    println!("seed {seed} (SEED={seed} repeats it)");
+    let chance = std::sync::Mutex::new(StdRng::seed_from_u64(seed));
+    let receiver = Receiver::answering(move |_| {
+        let fails = chance.lock().unwrap().random_range(0..10) == 0;
+        async move { answer(if fails { 500 } else { 200 }) }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = DiskQueue::open(folder.path(), Clock::System, queue::Limits::default(), 0).unwrap();
+    let store: Arc<dyn Queue> = Arc::new(Faulty::new(disk.clone(), seed, 6));
+    let Running { intake, stop, done } = start(store, &receiver.url("/"));
 
     let mut accepted: HashSet<DeliveryId> = HashSet::new();
     for id in 0..EVENTS {

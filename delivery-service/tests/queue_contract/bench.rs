@@ -187,7 +187,7 @@ impl Put {
     /// The lease that storing it brought or found.
     pub fn lease(&self) -> Lease {
         match self.now {
-            LaneNow::Mine { fence } => Lease { webhook_id: self.head.webhook_id(), fence },
+            LaneNow::Mine { fence, .. } => Lease { webhook_id: self.head.webhook_id(), fence },
             other => panic!("the lane is not the caller's: {other:?}"),
         }
     }

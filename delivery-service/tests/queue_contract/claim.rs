@@ -91,7 +91,7 @@ pub async fn a_lane_is_leased_once_at_a_time<B: Backend>() {
     let grant = bench.claim_one().await;
     assert!(grant.lane.fence > put.lease().fence);
     bench.nothing_is_due().await;
-    assert_eq!(bench.put(lane(1)).await.now, LaneNow::Mine { fence: grant.lane.fence });
+    assert_eq!(bench.put(lane(1)).await.now, LaneNow::Mine { fence: grant.lane.fence, given: false });
     bench.nothing_is_due().await;
 }
 

@@ -136,10 +136,11 @@ pub async fn one_call_answers_each_in_order<B: Backend>() {
     assert_eq!(Arc::strong_count(&shared), 1, "the store has dropped its share");
     let stored: Vec<_> = stored.into_iter().map(Result::unwrap).collect();
     assert_eq!(stored.len(), 5);
-    let Stored::New { place, before: Place(0), lane: LaneNow::Mine { fence } } = stored[0] else {
+    let Stored::New { place, before: Place(0), lane: LaneNow::Mine { fence, given: true } } = stored[0]
+    else {
         panic!("{stored:?}")
     };
-    let Stored::New { before, lane: LaneNow::Mine { fence: also }, .. } = stored[2] else {
+    let Stored::New { before, lane: LaneNow::Mine { fence: also, .. }, .. } = stored[2] else {
         panic!("{stored:?}")
     };
     assert_eq!((before, also), (place, fence));

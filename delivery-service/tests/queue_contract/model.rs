@@ -130,10 +130,11 @@ pub async fn many_lanes_come_to_what_a_small_model_says<B: Backend>() {
                 model.open.insert((webhook_id, place), id);
                 let held = model.held.get(&webhook_id).map(|lease| lease.fence);
                 match now {
-                    LaneNow::Mine { fence } if held.is_none() => {
+                    LaneNow::Mine { fence, given: true } => {
+                        assert_eq!(held, None, "step {step}");
                         model.held.insert(webhook_id, Lease { webhook_id, fence });
                     }
-                    LaneNow::Mine { fence } => assert_eq!(Some(fence), held),
+                    LaneNow::Mine { fence, given: false } => assert_eq!(Some(fence), held),
                     _ => assert_eq!(held, None, "step {step}"),
                 }
             }

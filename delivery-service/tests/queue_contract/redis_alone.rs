@@ -200,7 +200,7 @@ async fn batches_beyond_one_call_are_stored_and_settled_whole() {
     let mut settled = [Vec::new(), Vec::new()];
     let mut fences = [0, 0];
     for (n, stored) in stored.into_iter().enumerate() {
-        let Stored::New { place, lane: LaneNow::Mine { fence }, .. } = stored.unwrap() else {
+        let Stored::New { place, lane: LaneNow::Mine { fence, .. }, .. } = stored.unwrap() else {
             panic!("not ours")
         };
         let fate = if n % 2 == 0 { Fate::Succeeded } else { Fate::Retry { after: MINUTE } };

@@ -109,7 +109,7 @@ impl World {
             let new = New { head: head.clone(), body: Bytes::from_static(b"{}"), dedupe: true, failed: None };
             let stored = self.api.queue.enqueue(Arc::new(vec![new])).await.remove(0).unwrap();
             match stored {
-                Stored::New { place, lane: LaneNow::Mine { fence }, .. } => {
+                Stored::New { place, lane: LaneNow::Mine { fence, .. }, .. } => {
                     lane.fence = fence;
                     lane.places.push((head, place));
                 }

@@ -2,8 +2,9 @@
 -- ages of ended and failed (ms), what makes a head one of a full lane; then for each lane: id, license,
 -- count, and for each delivery: id, head, body, how ("" plain; "n" or "f" (fails at once), and 16 bytes
 -- for the event when it is deduplicated).
--- Answers for each lane an error's text, or { who ("fence", -1 due, 0 not now), last place before, and for
--- each delivery its place, its place negated when it ended at once, or the id of the one there was }.
+-- Answers for each lane an error's text, or { who ("fence", -1 due, 0 not now), 1 if it was given now, last place
+-- before, and for each delivery its place, its place negated when it ended at once, or the id of the one there
+-- was }.
 local window, max_count, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local failed_kept, ended_age, failed_age, full = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 local new_heads, new_bodies, granted, due, events = {}, {}, {}, {}, {}
@@ -13,7 +14,7 @@ local function enqueue(lane, at, count)
   local r = redis.call('HMGET', key, 'last', 'fence', 'holder', 'hold', 'n', 'bytes', 'memo', 'age')
   local last, n, bytes = tonumber(r[1] or 0), tonumber(r[5] or 0), tonumber(r[6] or 0)
   local had, floor = n, now * 2048
-  local answer, open, failed = { 0, last }, {}, {}
+  local answer, open, failed = { 0, 0, last }, {}, {}
   for i = at + 3, at + 2 + count * 4, 4 do
     local id, head, body, how = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
     local known
@@ -66,7 +67,7 @@ local function enqueue(lane, at, count)
     elseif hold <= now then
       if had == 0 and (r[7] or '') == '' then
         local fence = (r[2] or 0) + 1
-        answer[1] = string.format('%.0f', fence)
+        answer[1], answer[2] = string.format('%.0f', fence), 1
         set[#set + 1], set[#set + 2], set[#set + 3], set[#set + 4] = 'fence', fence, 'holder', me
         granted[#granted + 1] = lane
       else

@@ -1,0 +1,255 @@
+//! Answers that come late: a lane is given back, or claimed, between a delivery's being stored in it and the
+//! engine's hearing of that. Nothing is sent twice, and nothing waits for long.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use common::{
+    clock::Clock,
+    ids::{DeliveryId, WebhookId},
+};
+use delivery_service::{
+    delivery::{Place, State},
+    intake::Intake,
+    queue::{
+        self, Bulk, Cancel, Cancelled, Claimed, Found, LaneNow, Lanes, Lease, LeaseLost, Listed, New, Page,
+        PageLimit, Query, Queue, QueueError, Release, Retried, Scan, Settle, Slice, Standing, Stored,
+        Waiting, disk::DiskQueue,
+    },
+};
+use tokio::sync::Notify;
+
+use crate::{PATIENCE, Running, account, event, receiver::Receiver, start};
+
+/// How much later an answer comes than what it waits for: the engine has heard of that by then.
+const LATER: Duration = Duration::from_millis(100);
+
+/// A store whose answers are late when something is stored in a lane that was held already.
+struct Late {
+    inner: Arc<dyn Queue>,
+    /// A lane was given back.
+    given_back: Notify,
+    /// Claims are answered late.
+    claims_late: AtomicBool,
+    /// Lanes were claimed, and the engine does not know.
+    claimed: Notify,
+    /// Lanes of what is stored become due: nobody has them.
+    leaves_due: AtomicBool,
+}
+
+#[async_trait]
+impl Queue for Late {
+    async fn enqueue(&self, new: Arc<Vec<New>>) -> Vec<Result<Stored, QueueError>> {
+        let stored = self.inner.enqueue(new.clone()).await;
+        let held = |one: &Result<Stored, QueueError>| {
+            matches!(one, Ok(Stored::New { lane: LaneNow::Mine { given: false, .. }, .. }))
+        };
+        if self.leaves_due.load(Ordering::SeqCst) {
+            let given = new.iter().zip(&stored).filter_map(|(new, stored)| match stored {
+                Ok(Stored::New { lane: LaneNow::Mine { fence, given: true }, .. }) => {
+                    Some(Lease { webhook_id: new.head.webhook_id(), fence: *fence })
+                }
+                _ => None,
+            });
+            let release = Some(Release::Free { known: Place::default(), unread: true });
+            let settle =
+                |lane| Settle { lane, deliveries: vec![], done_to: Place::default(), memo: None, release };
+            self.inner.settle(Arc::new(given.map(settle).collect())).await.unwrap();
+        } else if stored.iter().any(held) && !self.claims_late.load(Ordering::SeqCst) {
+            self.given_back.notified().await;
+            tokio::time::sleep(LATER).await;
+        }
+        stored
+    }
+
+    async fn claim(&self, lanes: usize, page: PageLimit) -> Result<Claimed, QueueError> {
+        let claimed = self.inner.claim(lanes, page).await?;
+        if !claimed.lanes.is_empty() && self.claims_late.load(Ordering::SeqCst) {
+            self.claimed.notify_one();
+            tokio::time::sleep(LATER).await;
+        }
+        Ok(claimed)
+    }
+
+    async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {
+        let release = lanes.iter().any(|settle| settle.release.is_some());
+        let settled = self.inner.settle(lanes).await;
+        if release {
+            self.given_back.notify_one();
+        }
+        settled
+    }
+
+    fn shards(&self) -> u16 {
+        self.inner.shards()
+    }
+
+    async fn read(
+        &self,
+        lane: Lease,
+        after: Place,
+        known: usize,
+        page: PageLimit,
+    ) -> Result<Result<Page, LeaseLost>, QueueError> {
+        self.inner.read(lane, after, known, page).await
+    }
+
+    async fn scan(
+        &self,
+        lane: Lease,
+        after: Place,
+        limit: usize,
+    ) -> Result<Result<Scan, LeaseLost>, QueueError> {
+        self.inner.scan(lane, after, limit).await
+    }
+
+    async fn fetch(
+        &self,
+        lane: Lease,
+        ids: Vec<DeliveryId>,
+        bytes: usize,
+    ) -> Result<Result<Vec<Option<Waiting>>, LeaseLost>, QueueError> {
+        self.inner.fetch(lane, ids, bytes).await
+    }
+
+    async fn wake(&self, lanes: Lanes) -> Result<(), QueueError> {
+        self.inner.wake(lanes).await
+    }
+
+    async fn get(&self, id: DeliveryId) -> Result<Option<Found>, QueueError> {
+        self.inner.get(id).await
+    }
+
+    async fn list(&self, query: Query) -> Result<Listed, QueueError> {
+        self.inner.list(query).await
+    }
+
+    async fn retry(&self, id: DeliveryId) -> Result<Retried, QueueError> {
+        self.inner.retry(id).await
+    }
+
+    async fn lane_status(&self, lane: WebhookId) -> Result<Standing, QueueError> {
+        self.inner.lane_status(lane).await
+    }
+
+    async fn cancel(&self, lane: WebhookId, which: Cancel) -> Result<Cancelled, QueueError> {
+        self.inner.cancel(lane, which).await
+    }
+
+    async fn retry_bulk(&self, lane: WebhookId, from: Place, to: Place) -> Result<Bulk, QueueError> {
+        self.inner.retry_bulk(lane, from, to).await
+    }
+
+    async fn bulk_retries(&self) -> Result<Vec<WebhookId>, QueueError> {
+        self.inner.bulk_retries().await
+    }
+
+    async fn retry_slice(&self, lane: WebhookId, most: usize) -> Result<Slice, QueueError> {
+        self.inner.retry_slice(lane, most).await
+    }
+
+    async fn stop_bulk(&self, lane: WebhookId) -> Result<(), QueueError> {
+        self.inner.stop_bulk(lane).await
+    }
+
+    async fn ping(&self) -> Result<(), QueueError> {
+        self.inner.ping().await
+    }
+}
+
+/// One engine after another over one store, and what its receiver has had.
+struct World {
+    disk: Arc<dyn Queue>,
+    late: Arc<Late>,
+    receiver: Receiver,
+    accepted: Vec<DeliveryId>,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Queue> =
+            DiskQueue::open(folder.path(), Clock::System, queue::Limits::default(), 0).unwrap();
+        let late = Late {
+            inner: disk.clone(),
+            given_back: Notify::new(),
+            claims_late: AtomicBool::new(false),
+            claimed: Notify::new(),
+            leaves_due: AtomicBool::new(false),
+        };
+        let receiver = Receiver::start().await;
+        Self { disk, late: Arc::new(late), receiver, accepted: Vec::new(), _folder: folder }
+    }
+
+    fn start(&self) -> Running {
+        start(self.late.clone(), &self.receiver.url("/"))
+    }
+
+    /// Publishes to an unordered webhook, and to the two kinds of ordered ones.
+    async fn publish(&mut self, intake: &Intake, id: usize) {
+        for n in 0..3 {
+            let mut results = intake.accept(vec![event(&account(n), id)], None).await;
+            self.accepted.extend(results.remove(0).unwrap().delivery_ids.iter().copied());
+        }
+    }
+
+    /// All that was accepted is settled; then the engine stops, and each has arrived once.
+    async fn each_arrives_once(&self, running: Running) {
+        for id in &self.accepted {
+            let settled = async {
+                while State::try_from(self.disk.get(*id).await.unwrap().unwrap().head.state)
+                    != Ok(State::Succeeded)
+                {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, settled).await.expect("all that was accepted is settled");
+        }
+        running.stop.cancel();
+        tokio::time::timeout(PATIENCE, running.done).await.expect("the engine should stop").unwrap();
+        let mut arrived = HashMap::<String, usize>::new();
+        for request in self.receiver.arrived().await {
+            *arrived.entry(request.header("webhook-id").to_owned()).or_default() += 1;
+        }
+        assert_eq!(arrived.len(), self.accepted.len());
+        assert!(arrived.values().all(|count| *count == 1), "{arrived:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_while_its_lane_is_given_back_is_sent_once() {
+    let mut world = World::new().await;
+    let running = world.start();
+    for id in 0..3 {
+        world.publish(&running.intake, id).await;
+    }
+    world.each_arrives_once(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_while_its_lane_is_being_claimed_is_sent_once() {
+    let mut world = World::new().await;
+    // What was stored before stands in lanes that nobody has.
+    let before = world.start();
+    before.stop.cancel();
+    tokio::time::timeout(PATIENCE, before.done).await.expect("the engine should stop").unwrap();
+    world.late.leaves_due.store(true, Ordering::SeqCst);
+    world.publish(&before.intake, 1).await;
+    world.late.leaves_due.store(false, Ordering::SeqCst);
+
+    world.late.claims_late.store(true, Ordering::SeqCst);
+    let running = world.start();
+    world.late.claimed.notified().await;
+    for id in 2..4 {
+        world.publish(&running.intake, id).await;
+    }
+    world.each_arrives_once(running).await;
+}
