@@ -138,6 +138,7 @@ impl Engine {
             self.make_ready(id);
         }
         for id in claimed.withdrawn {
+            tracing::info!(webhook = %id, "deliveries were withdrawn at another replica: the lane is read anew");
             self.withdraw(id);
         }
         self.withdrawn.retain(|_, at| now < *at + WITHDRAWN);
