@@ -15,6 +15,8 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 const LANES: usize = 8;
+/// How long before its master was lost a delivery may have been sent that comes twice.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 const REPLICATED: &[&str] = &["--durability", "replicas=1"];
 
 fn policy() -> DeliveryPolicy {
@@ -29,22 +31,25 @@ async fn a_lost_master<S: Masters>(what: &str, mut store: S) {
     let fleet = Fleet::start(3, &own, &[&own, REPLICATED].concat()).await;
     fleet.webhooks(LANES, &receiver, &policy()).await;
     let load = Load::start("load", &fleet.addresses, LANES);
-    load.more(size(5_000)).await;
+    load.more(size(500, 50_000)).await;
     let lost = Instant::now();
     store.lose_master().await;
     println!("{what}: a replica was master after {:?}", lost.elapsed());
     store.bring_back().await;
-    load.more(size(5_000)).await;
+    load.more(size(500, 50_000)).await;
     println!("{what}: all lanes took events again after {:?}", lost.elapsed());
     // The config-services have found the new master too.
     let hook = webhook("after", WebhookType::GlobalApplicationEvents, &receiver.url("/after"));
     fleet.api(1, 0).create(hook).await;
     let refused = load.refused.clone();
     let sent = load.finish().await;
-    let twice = Arrived::default().all(what, &sent, &receiver).await;
+    let mut arrived = Arrived::default();
+    arrived.all(what, &sent, &receiver).await;
     println!("{what}: refused and repeated: {:?}", refused.lock().unwrap());
-    // A settlement that the new master had not had is done again; requests under way too.
-    assert!(twice <= sent.len() / 5, "{twice} duplicates");
+    // Twice comes what was under way, or whose outcome the new master had not had; nothing older.
+    if let Some(first) = arrived.first_repeated() {
+        assert!(first + UNDER_WAY > lost, "one that was sent {:?} before came again", lost - first);
+    }
 }
 
 trait Masters {
@@ -94,13 +99,13 @@ async fn what_is_accepted_after_the_queue_was_emptied_is_delivered() {
     let fleet = Fleet::start(3, &["--redis-url", &config.url()], &["--redis-url", &queue.url()]).await;
     fleet.webhooks(LANES, &receiver, &policy()).await;
     let before = Load::start("before", &fleet.addresses, LANES);
-    before.more(size(3_000)).await;
+    before.more(size(300, 20_000)).await;
     queue.ask::<()>(&["FLUSHALL"]).await;
-    before.more(size(1_000)).await;
+    before.more(size(100, 5_000)).await;
     before.finish().await;
     // What was accepted before is gone with the store; what comes now arrives.
     let load = Load::start("after", &fleet.addresses, LANES);
-    load.more(size(3_000)).await;
+    load.more(size(300, 20_000)).await;
     let sent = load.finish().await;
     let mut arrived = Arrived::default();
     arrived.all("Redis, emptied under load", &sent, &receiver).await;

@@ -6,10 +6,12 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use integration_tests::{
     api::{Api, added_to_cart},
+    fleet::size,
     process::Process,
     receiver::{Receiver, answer},
     redis::Redis,
@@ -20,10 +22,6 @@ use crate::engine::{ACCOUNT, make, publish_all};
 
 const USERS: usize = 20;
 
-fn events() -> usize {
-    if std::env::var_os("HOOKLINE_LONG").is_some() { 100_000 } else { 3_000 }
-}
-
 /// The event of this number, which one of `USERS` users did.
 fn event(number: usize) -> Event {
     let mut event = added_to_cart(ACCOUNT, &number.to_string());
@@ -33,37 +31,49 @@ fn event(number: usize) -> Event {
     event
 }
 
-/// What arrived, in order: whose, which, and whether it was answered 200.
-type Log = Arc<Mutex<Vec<(String, usize, bool)>>>;
+/// What arrived.
+#[derive(Default)]
+struct Log {
+    /// In order: whose, which, and whether it was answered 200.
+    requests: Vec<(String, usize, bool)>,
+    succeeded: HashSet<usize>,
+}
 
 /// Publishes events to a receiver that fails some, through two kills; no user's event arrives before one
-/// that was accepted before it has succeeded. `strict`: all count as one user's.
-async fn order_is_kept(store: &[&str], order: DeliveryOrder) {
+/// that was accepted before it has succeeded. STRICT: all count as one user's. `shared`: another replica
+/// is there and takes over from one that is killed, rather than the same one when it is back.
+async fn order_is_kept(store: &[&str], shared: bool, order: DeliveryOrder) {
+    let (events, fails): (usize, _) = size((3_000, 97), (100_000, 997));
     let strict = order == DeliveryOrder::Strict;
-    let (log, count) = (Log::default(), Arc::new(AtomicUsize::new(0)));
+    let (log, count) = (Arc::new(Mutex::new(Log::default())), Arc::new(AtomicUsize::new(0)));
     let (kept, counted) = (log.clone(), count.clone());
     let receiver = Receiver::answering(move |received| {
         let number = counted.fetch_add(1, Ordering::SeqCst);
-        let status = if number % 97 == 13 { 500 } else { 200 };
+        let status = if number % fails == 13 { 500 } else { 200 };
         let body = received.json();
         let user = if strict { String::new() } else { body["user_id"].as_str().unwrap().to_owned() };
         let event: usize = body["event_data"]["order"].as_str().unwrap().parse().unwrap();
-        kept.lock().unwrap().push((user, event, status == 200));
+        let mut kept = kept.lock().unwrap();
+        kept.requests.push((user, event, status == 200));
+        if status == 200 {
+            kept.succeeded.insert(event);
+        }
         async move { answer(status) }
     })
     .await;
     let config = Process::config("127.0.0.1:0", store).await;
     let mut delivery = Process::delivery("127.0.0.1:0", config.config_address(), store).await;
     let address = delivery.delivery_address().to_string();
+    let start = async |address| Process::delivery(address, config.config_address(), store).await;
     let mut api = Api::new(config.config_address(), delivery.delivery_address());
     let tenth = prost_types::Duration { seconds: 0, nanos: 100_000_000 };
     let policy = DeliveryPolicy { order: order.into(), retry_delays: vec![tenth; 10], ..Default::default() };
     let hook = make(&mut api, ACCOUNT, &receiver.url("/"), policy).await;
 
-    let events = events();
+    let began = Instant::now();
     let mut last = HashMap::new();
     let mut arrived = 0;
-    for part in (0..events).collect::<Vec<_>>().chunks(events / 3) {
+    for part in (0..events).collect::<Vec<_>>().chunks(events.div_ceil(3)) {
         api.in_force(&hook.id).await;
         publish_all(&mut api, part.iter().map(|n| event(*n)).collect()).await;
         let until = part.last().unwrap() + 1 - events / 6;
@@ -72,18 +82,20 @@ async fn order_is_kept(store: &[&str], order: DeliveryOrder) {
             arrived += 1;
         }
         if part.last().unwrap() + 1 < events {
+            let other = if shared { Some(start("127.0.0.1:0").await) } else { None };
             delivery.kill();
-            delivery = Process::delivery(&address, config.config_address(), store).await;
+            delivery = match other {
+                Some(other) => other,
+                None => start(&address).await,
+            };
+            api = Api::new(config.config_address(), delivery.delivery_address());
         }
     }
-    let all_succeeded = || {
-        let log = log.lock().unwrap();
-        log.iter().filter(|(_, _, ok)| *ok).map(|(_, event, _)| event).collect::<HashSet<_>>().len() == events
-    };
-    while !all_succeeded() {
+    while log.lock().unwrap().succeeded.len() < events {
         receiver.next().await;
     }
-    let log = log.lock().unwrap().clone();
+    let rate = events as f64 / began.elapsed().as_secs_f64();
+    let log = std::mem::take(&mut log.lock().unwrap().requests);
     let (mut inversions, mut twice) = (0, 0);
     for (user, event, ok) in &log {
         let before: &mut Option<usize> = last.entry(user.clone()).or_default();
@@ -99,7 +111,11 @@ async fn order_is_kept(store: &[&str], order: DeliveryOrder) {
             *before = Some(*event);
         }
     }
-    println!("{events} events, {} requests, {inversions} inversions, {twice} twice", log.len());
+    println!(
+        "{}: {events} events, {} requests, {inversions} inversions, {twice} twice, {rate:.0} a second",
+        order.as_str_name(),
+        log.len()
+    );
     assert_eq!(inversions, 0);
     // What was under way in a kill: one of each user.
     assert!(twice <= 2 * if strict { 1 } else { USERS }, "{twice} twice");
@@ -108,23 +124,23 @@ async fn order_is_kept(store: &[&str], order: DeliveryOrder) {
 #[tokio::test]
 async fn by_user_no_event_overtakes_another_of_its_user_on_the_embedded_store() {
     let data = tempfile::tempdir().unwrap();
-    order_is_kept(&["--data-dir", data.path().to_str().unwrap()], DeliveryOrder::ByUser).await;
+    order_is_kept(&["--data-dir", data.path().to_str().unwrap()], false, DeliveryOrder::ByUser).await;
 }
 
 #[tokio::test]
 async fn by_user_no_event_overtakes_another_of_its_user_on_redis() {
     let redis = Redis::start().await;
-    order_is_kept(&["--redis-url", &redis.url()], DeliveryOrder::ByUser).await;
+    order_is_kept(&["--redis-url", &redis.url()], true, DeliveryOrder::ByUser).await;
 }
 
 #[tokio::test]
 async fn strict_no_event_overtakes_another_on_the_embedded_store() {
     let data = tempfile::tempdir().unwrap();
-    order_is_kept(&["--data-dir", data.path().to_str().unwrap()], DeliveryOrder::Strict).await;
+    order_is_kept(&["--data-dir", data.path().to_str().unwrap()], false, DeliveryOrder::Strict).await;
 }
 
 #[tokio::test]
 async fn strict_no_event_overtakes_another_on_redis() {
     let redis = Redis::start().await;
-    order_is_kept(&["--redis-url", &redis.url()], DeliveryOrder::Strict).await;
+    order_is_kept(&["--redis-url", &redis.url()], true, DeliveryOrder::Strict).await;
 }

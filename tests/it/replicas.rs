@@ -45,10 +45,10 @@ async fn replicas_come_and_go(store: &str, url: &str) {
     // kill -9: its lanes go on at the others.
     let mut arrived = Arrived::default();
     let (load, first) = load_at(&fleet, "killed", 0).await;
-    load.more(size(5_000)).await;
+    load.more(size(500, 20_000)).await;
     fleet.kill(0);
     let killed = Instant::now();
-    load.more(size(5_000)).await;
+    load.more(size(500, 20_000)).await;
     sleep(Duration::from_secs(4)).await;
     arrived.take(&receiver).await;
     let takeover = arrived.longest_wait(killed, LANES);
@@ -62,7 +62,7 @@ async fn replicas_come_and_go(store: &str, url: &str) {
     // Paused for longer than its leases: when it wakes it has nothing to say.
     let mut arrived = Arrived::default();
     let (load, first) = load_at(&fleet, "paused", 1).await;
-    load.more(size(2_000)).await;
+    load.more(size(200, 15_000)).await;
     fleet.delivery(1).signal("STOP");
     let paused = Instant::now();
     sleep(Duration::from_secs(5)).await;
@@ -71,7 +71,7 @@ async fn replicas_come_and_go(store: &str, url: &str) {
     println!("{store}: lanes of a paused replica went on within {takeover:?}");
     assert!(takeover < Duration::from_secs(10), "{takeover:?}");
     fleet.delivery(1).signal("CONT");
-    load.more(size(2_000)).await;
+    load.more(size(200, 15_000)).await;
     let sent = load.finish().await.union(&first).cloned().collect();
     let twice = arrived.all(&format!("{store}, one paused"), &sent, &receiver).await;
     assert!(twice <= UNDER_WAY, "{twice} duplicates of {UNDER_WAY} under way");
@@ -81,7 +81,7 @@ async fn replicas_come_and_go(store: &str, url: &str) {
     let (load, first) = load_at(&fleet, "drained", 0).await;
     let mut slowest = Duration::ZERO;
     for n in 0..3 {
-        load.more(size(2_000)).await;
+        load.more(size(200, 8_000)).await;
         fleet.stop(n).await;
         let ended = Instant::now();
         sleep(Duration::from_millis(1_500)).await;
@@ -89,7 +89,7 @@ async fn replicas_come_and_go(store: &str, url: &str) {
         slowest = slowest.max(arrived.longest_wait(ended, LANES));
         fleet.restart(n).await;
     }
-    load.more(size(2_000)).await;
+    load.more(size(200, 8_000)).await;
     println!("{store}: lanes of a drained replica went on within {slowest:?}");
     assert!(slowest < Duration::from_millis(1_500), "{slowest:?}");
     let sent = load.finish().await.union(&first).cloned().collect();
@@ -121,7 +121,7 @@ async fn the_only_one_goes_on_within_two_seconds_of_its_restart() {
     let mut arrived = Arrived::default();
     let mut slowest = Duration::ZERO;
     for _ in 0..3 {
-        load.more(size(2_000)).await;
+        load.more(size(200, 10_000)).await;
         fleet.kill(0);
         fleet.restart(0).await;
         let restarted = Instant::now();
@@ -157,7 +157,7 @@ async fn limits_of_a_webhook_hold_over_all_replicas() {
             fleet.api(1, n).in_force(&made.id).await;
         }
     }
-    let seconds = size(60).max(10);
+    let seconds = size(10, 60);
     let count = 100 * seconds + 50;
     for (at, account) in ["few", "rate"].into_iter().enumerate() {
         for (n, batch) in (0..count).collect::<Vec<_>>().chunks(100).enumerate() {

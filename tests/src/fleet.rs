@@ -161,7 +161,8 @@ impl Load {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let came = tokio::time::timeout(PATIENCE * 3, came).await;
+        let patience = PATIENCE * 3 + Duration::from_millis(10) * count as u32;
+        let came = tokio::time::timeout(patience, came).await;
         came.unwrap_or_else(|_| {
             panic!("{count} more should be accepted: {:?}", self.refused.lock().unwrap())
         });
@@ -259,6 +260,12 @@ impl Arrived {
         twice
     }
 
+    /// When the first request came of those that came again.
+    pub fn first_repeated(&self) -> Option<Instant> {
+        let repeated = |request: &&Received| self.seen[request.header("x-event-id")] > 1;
+        self.requests.iter().filter(repeated).map(|request| request.at).min()
+    }
+
     /// For each lane the time from `since` until its next request; the longest.
     pub fn longest_wait(&self, since: Instant, lanes: usize) -> Duration {
         let wait = |n: usize| {
@@ -273,7 +280,7 @@ impl Arrived {
     }
 }
 
-/// Full size, or a tenth of it.
-pub fn size(full: usize) -> usize {
-    if std::env::var_os("HOOKLINE_LONG").is_some() { full } else { full / 10 }
+/// `small`, or, where scenarios run at full size, `long`.
+pub fn size<T>(small: T, long: T) -> T {
+    if std::env::var_os("HOOKLINE_LONG").is_some() { long } else { small }
 }

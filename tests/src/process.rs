@@ -139,6 +139,14 @@ impl Process {
         self.child.id()
     }
 
+    /// The most memory that it ever had resident, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux says so");
+        let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kilobytes << 10
+    }
+
     /// kill -9.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
