@@ -20,7 +20,8 @@
 //! | `P:{qN}:sched:ID` | zset: delivery id → due ms, of the scheduled ones; under 10⁹: asked for, in that order |
 //! | `P:{qN}:ok:ID`, `…:failed:ID` | zsets: delivery id → place. History; `ok` has SUCCEEDED and CANCELLED |
 //! | `P:{qN}:aging` | zset: lane with history → when something of it is too old, ms |
-//! | `P:{qN}:ev:DIGEST` | delivery id and when it is forgotten (8 bytes), by 16 bytes of SHA-256 of lane and event id; expires |
+//! | `P:{qN}:evs` | zset: bucket of event ids, by its start, ms → when it is closed, ms; a window later it goes whole |
+//! | `P:{qN}:ev:START` | hash: 14 bytes of SHA-256 of lane and event id → delivery id and when it was noted (4 bytes, ms since START) |
 
 use std::{
     sync::{

@@ -13,6 +13,7 @@ use super::QueueError;
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
+const EVENTS: &str = include_str!("lua/events.lua");
 const HISTORY: &str = include_str!("lua/history.lua");
 const PAGE: &str = include_str!("lua/page.lua");
 
@@ -52,8 +53,8 @@ impl Verbs {
         let frees = |parts: &[&str]| verb(" flags=allow-oom", parts);
         let reads = |parts: &[&str]| verb(" flags=no-writes", parts);
         Self {
-            enqueue: verb("", &[HISTORY, include_str!("lua/enqueue.lua")]),
-            claim: frees(&[HISTORY, PAGE, include_str!("lua/claim.lua")]),
+            enqueue: verb("", &[HISTORY, EVENTS, include_str!("lua/enqueue.lua")]),
+            claim: frees(&[HISTORY, EVENTS, PAGE, include_str!("lua/claim.lua")]),
             scan: frees(&[include_str!("lua/scan.lua")]),
             fetch: reads(&[include_str!("lua/fetch.lua")]),
             read: frees(&[PAGE, include_str!("lua/read.lua")]),

@@ -157,7 +157,7 @@ impl RedisQueue {
         call.arg(LEASE.as_millis() as u64)
             .arg(millis(self.limits.ended_age))
             .arg(millis(self.limits.failed_age));
-        call.arg(u8::from(unsure));
+        call.arg(u8::from(unsure)).arg(millis(self.limits.dedupe_window).max(1));
         let start = Instant::now();
         let mut answer = Answer::of(self.verbs.claim.run(&self.connection, call, CLAIM_TIMEOUT).await?)?;
         let next_due = record::duration(answer.number()?);

@@ -25,6 +25,8 @@ const CALL_DELIVERIES: usize = 512;
 const CALL_BYTES: usize = 4 << 20;
 /// How many lanes are known to stand among those of their account.
 const ACCOUNTS_KNOWN: usize = 200_000;
+/// Bytes of an event's digest: no two of all that a store knows share it, and Redis keeps it in 16.
+const DIGEST: usize = 14;
 
 /// Lanes that stand in their account's set.
 #[derive(Default)]
@@ -175,18 +177,27 @@ impl RedisQueue {
             .arg(limits.backlog_bytes);
         call.arg(limits.failed_kept).arg(millis(limits.ended_age)).arg(millis(limits.failed_age));
         call.arg(record::full());
+        let all = || lanes.iter().flat_map(|(lane, indexes)| indexes.iter().map(move |&i| (*lane, &new[i])));
+        let digests = || all().filter(|(_, new)| new.dedupe);
+        call.arg(digests().count());
+        for (lane, new) in digests() {
+            call.arg(&event_digest(lane, &new.head.event_id));
+        }
         for (lane, indexes) in lanes {
+            let of_lane = || indexes.iter().map(|&i| &new[i]);
+            let how = |new: &New| match (&new.failed, new.dedupe) {
+                (None, true) => b'N',
+                (None, false) => b'n',
+                (Some(_), true) => b'F',
+                (Some(_), false) => b'f',
+            };
             call.arg(&lane.bytes()).arg(&new[indexes[0]].head.license_code).arg(indexes.len());
-            for New { head, body, dedupe, failed } in indexes.iter().map(|&i| &new[i]) {
+            call.arg(of_lane().map(how).collect::<Vec<u8>>());
+            for New { head, body, failed, .. } in of_lane() {
                 if head.id().shard() != shard {
                     return Err(damaged("a delivery's id carries another shard than its webhook's"));
                 }
                 call.arg(&head.id().bytes()).arg(record::head(head, body, *failed)).arg(&body[..]);
-                let kind = if failed.is_some() { b"f" } else { b"n" };
-                match dedupe {
-                    true => call.arg([&kind[..], &event_digest(*lane, &head.event_id)].concat()),
-                    false => call.arg(if failed.is_some() { &kind[..] } else { &b""[..] }),
-                };
             }
         }
         Ok(call)
@@ -347,8 +358,11 @@ fn stored(
     let mut before = Place(answer.number()?.max(0) as u64);
     let was_new = before == Place(0);
     let mut all = Vec::with_capacity(indexes.len());
-    for &i in indexes {
-        all.push(match answer.value()? {
+    // Several that were all stored have their first place alone; they follow each other.
+    let first = if answer.left() == 1 && indexes.len() > 1 { Some(answer.number()?) } else { None };
+    for (n, &i) in (0..).zip(indexes) {
+        let place = first.map(|first| Value::Int(first + n));
+        all.push(match place.map_or_else(|| answer.value(), Ok)? {
             Value::Int(place) if place > 0 => {
                 let place = Place(place as u64);
                 Stored::New { place, before: std::mem::replace(&mut before, place), lane }
@@ -372,9 +386,9 @@ fn stored(
 }
 
 /// What an event id is known by in its lane: long ids would take much room.
-fn event_digest(lane: WebhookId, event_id: &str) -> [u8; 16] {
+fn event_digest(lane: WebhookId, event_id: &str) -> [u8; DIGEST] {
     let digest = Sha256::new().chain_update(lane.bytes()).chain_update(event_id).finalize();
-    let mut short = [0; 16];
-    short.copy_from_slice(&digest[..16]);
+    let mut short = [0; DIGEST];
+    short.copy_from_slice(&digest[..DIGEST]);
     short
 }

@@ -177,6 +177,22 @@ async fn a_quiet_lanes_history_ages_out_to_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_ids_go_with_their_window_also_where_nothing_is_stored() {
+    let bench = Bench::<Single>::start().await;
+    let window = Limits::default().dedupe_window;
+    let buckets = format!("{}:{{q0}}:ev*", bench.backend.prefix());
+    for left in [2, 3, 3, 0] {
+        if left > 0 {
+            bench.put(lane(1)).await;
+        }
+        bench.advance(if left > 0 { window / 2 } else { window }).await;
+        bench.claim(0).await;
+        let Value::Array(keys) = ask(&bench, &[b"KEYS", buckets.as_bytes()]).await else { panic!("no list") };
+        assert_eq!(keys.len(), left, "the buckets and their index");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_another_size_keeps_its_shards() {
     let server = Server::start();
     server.ask(cmd("SET").arg("p:shards").arg(16)).await;

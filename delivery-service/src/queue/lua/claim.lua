@@ -1,6 +1,6 @@
 -- Says that the holder lives and leases it due lanes. ARGV[3…]: lanes, deliveries and bytes of a page,
 -- whether scheduled ones are read early, whether to look for dead holders and old history, lease ms, ages
--- of ended and failed (ms), whether to say what is held.
+-- of ended and failed (ms), whether to say what is held, dedupe window ms.
 -- Answers { ms until another lane is due (-1: none), news, lanes, damaged lanes with reasons, what is held
 -- with fences, ms until another holder may be dead (-1: none) }; a lane is { id, fence, license, ms on hold, memo, page }.
 local count, max_count, max_bytes, early = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
@@ -27,6 +27,7 @@ if ARGV[7] == '1' then
   for _, lane in ipairs(redis.call('ZRANGE', base .. 'aging', '-inf', now, 'BYSCORE', 'LIMIT', 0, 4)) do
     sweep(lane, ended_age, failed_age)
   end
+  forget_events(tonumber(ARGV[12]))
 end
 
 redis.call('ZADD', holders, now, me)

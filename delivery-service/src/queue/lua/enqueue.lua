@@ -1,57 +1,63 @@
 -- Stores deliveries, lane by lane. ARGV[3…]: dedupe window ms, backlog count and bytes, kept failed,
--- ages of ended and failed (ms), what makes a head one of a full lane; then for each lane: id, license,
--- count, and for each delivery: id, head, body, how ("" plain; "n" or "f" (fails at once), and 16 bytes
--- for the event when it is deduplicated).
+-- ages of ended and failed (ms), what makes a head one of a full lane; how many event digests follow, and
+-- these, in the order of their deliveries; then for each lane: id, license, count, how its deliveries are stored
+-- (a letter each: "n", or "f": fails at once; "N" and "F" have a digest), and for each delivery: id, head, body.
 -- Answers for each lane an error's text, or { who ("fence", -1 due, 0 not now), 1 if it was given now, last place
 -- before, and for each delivery its place, its place negated when it ended at once, or the id of the one there
--- was }.
+-- was; when all were stored, several, their first place alone }.
 local window, max_count, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local failed_kept, ended_age, failed_age, full = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
-local new_heads, new_bodies, granted, due, events = {}, {}, {}, {}, {}
+local new_heads, new_bodies, granted, due = {}, {}, {}, {}
+
+-- Events are noted when all else is done: what fails before leaves none that would be taken for stored.
+local digests, noted, known, bucket, since = tonumber(ARGV[10]), {}, nil, nil, nil
+if digests > 0 then known, bucket, since = events(window, 11, 10 + digests) end
+local digest = 10
 
 local function enqueue(lane, at, count)
-  local key = base .. 'lane:' .. lane
+  local key, hows = base .. 'lane:' .. lane, ARGV[at + 3]
   local r = redis.call('HMGET', key, 'last', 'fence', 'holder', 'hold', 'n', 'bytes', 'memo', 'age')
   local last, n, bytes = tonumber(r[1] or 0), tonumber(r[5] or 0), tonumber(r[6] or 0)
-  local had, floor = n, now * 2048
+  local had, floor, plain = n, now * 2048, count > 1
   local answer, open, failed = { 0, 0, last }, {}, {}
-  for i = at + 3, at + 2 + count * 4, 4 do
-    local id, head, body, how = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-    local known
-    if #how > 1 then
-      local event = base .. 'ev:' .. string.sub(how, 2)
-      local value = id .. struct.pack('>I8', now + window)
-      known = redis.call('SET', event, value, 'NX', 'GET', 'PX', window)
-      if known and struct.unpack('>I8', known, 17) <= now then
-        redis.call('SET', event, value, 'PX', window)
-        known = nil
-      end
-      if not known then events[#events + 1] = event end
+  for k = 1, count do
+    local i = at + 1 + k * 3
+    local id, how, event = ARGV[i], string.byte(hows, k), nil
+    if how < 97 then
+      digest = digest + 1
+      event, how = ARGV[digest], how + 32
     end
-    if known then
-      answer[#answer + 1] = string.sub(known, 1, 16)
+    if event and known[event] then
+      answer[k + 3], plain = known[event], false
     else
+      local head, body = ARGV[i + 1], ARGV[i + 2]
+      local size, h, b = #body, #new_heads, #new_bodies
       last = math.max(last + 1, floor)
-      local size = #body
-      new_heads[#new_heads + 1] = id
-      if string.byte(how) == 102 then
+      if event then
+        local e = #noted
+        known[event], noted[e + 1], noted[e + 2] = id, event, id .. since
+      end
+      new_heads[h + 1] = id
+      if how == 102 then
         failed[#failed + 1], failed[#failed + 2] = last, id
-        new_heads[#new_heads + 1] = struct.pack(MARK, last, size, FAILED, 0, 0) .. head
-        new_bodies[#new_bodies + 1], new_bodies[#new_bodies + 2] = id, body
-        answer[#answer + 1] = -last
+        new_heads[h + 2] = struct.pack(MARK, last, size, FAILED, 0, 0) .. head
+        new_bodies[b + 1], new_bodies[b + 2] = id, body
+        answer[k + 3], plain = -last, false
       elseif n >= max_count or bytes + size > max_bytes then
         failed[#failed + 1], failed[#failed + 2] = last, id
-        new_heads[#new_heads + 1] = struct.pack(MARK, last, 0, FAILED, 0, 0) .. head .. full
-        answer[#answer + 1] = -last
+        new_heads[h + 2] = struct.pack(MARK, last, 0, FAILED, 0, 0) .. head .. full
+        answer[k + 3], plain = -last, false
       else
         n, bytes = n + 1, bytes + size
-        open[#open + 1], open[#open + 2] = last, id
-        new_heads[#new_heads + 1] = struct.pack(MARK, last, size, FRESH, 0, 0) .. head
-        new_bodies[#new_bodies + 1], new_bodies[#new_bodies + 2] = id, body
-        answer[#answer + 1] = last
+        local o = #open
+        open[o + 1], open[o + 2] = last, id
+        new_heads[h + 2] = struct.pack(MARK, last, size, FRESH, 0, 0) .. head
+        new_bodies[b + 1], new_bodies[b + 2] = id, body
+        answer[k + 3] = last
       end
     end
   end
+  if plain then answer = { 0, 0, answer[3], answer[4] } end
   if #open == 0 and #failed == 0 then return answer end
 
   each('ZADD', base .. 'open:' .. lane, open)
@@ -80,25 +86,24 @@ local function enqueue(lane, at, count)
   return answer, #failed > 0, r[8]
 end
 
-local answers, at, aged = {}, 10, {}
+local answers, at, aged = {}, 11 + digests, {}
 while at <= #ARGV do
   local lane, count = ARGV[at], tonumber(ARGV[at + 2])
-  local h, b, e = #new_heads, #new_bodies, #events
+  local h, b, e, d = #new_heads, #new_bodies, #noted, digest
   local done, answer, failed, age = pcall(enqueue, lane, at, count)
   if done then
     answers[#answers + 1] = answer
     if failed then aged[#aged + 1] = { lane, age } end
   else
-    -- Nothing of this lane stays; above all no event id that would be taken for stored.
+    -- Nothing of this lane stays.
     answers[#answers + 1] = reason(answer)
     for i = #new_heads, h + 1, -1 do new_heads[i] = nil end
     for i = #new_bodies, b + 1, -1 do new_bodies[i] = nil end
-    for i = #events, e + 1, -1 do
-      redis.call('DEL', events[i])
-      events[i] = nil
-    end
+    for i = #noted, e + 1, -1 do noted[i] = nil end
+    digest = d
+    for _ in string.gmatch(ARGV[at + 3], '%u') do digest = digest + 1 end
   end
-  at = at + 3 + count * 4
+  at = at + 4 + count * 3
 end
 
 local done, failure = pcall(function()
@@ -111,10 +116,8 @@ local done, failure = pcall(function()
   end
   if #due > 0 then redis.call('ZADD', lanes, 'LT', unpack(due)) end
 end)
-if not done then
-  for _, event in ipairs(events) do redis.call('DEL', event) end
-  return redis.error_reply(reason(failure))
-end
+if not done then return redis.error_reply(reason(failure)) end
+if #noted > 0 then each('HSET', bucket, noted) end
 for _, lane in ipairs(aged) do
   trim('failed:', lane[1], failed_kept, redis.call('ZCARD', base .. 'failed:' .. lane[1]))
   aging(lane[1], lane[2], ended_age, failed_age)
