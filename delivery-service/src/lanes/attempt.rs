@@ -1,7 +1,10 @@
 //! One attempt at one delivery, top to bottom: is the lease still good, build and sign the request,
 //! send it, decide what follows.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use common::clock::{Clock, Time};
 
@@ -26,6 +29,8 @@ pub struct Context {
 #[derive(Debug)]
 pub struct Ended {
     pub lane: Lease,
+    /// How long it waited for a processor before it began.
+    pub late: Duration,
     pub result: Result<Delivered, Waiting>,
 }
 
@@ -41,10 +46,17 @@ pub struct Delivered {
     pub gone: Option<(u64, String)>,
 }
 
-/// Makes an attempt. A delivery whose lease is no longer safe comes back unsent.
-pub async fn run(context: &Context, lane: Lease, route: &Route, mut delivery: Waiting) -> Ended {
+/// Makes an attempt that was started then. A delivery whose lease is no longer safe comes back unsent.
+pub async fn run(
+    context: &Context,
+    lane: Lease,
+    route: &Route,
+    mut delivery: Waiting,
+    started: Instant,
+) -> Ended {
+    let late = started.elapsed();
     if !context.lease.safe() {
-        return Ended { lane, result: Err(delivery) };
+        return Ended { lane, late, result: Err(delivery) };
     }
     let now = context.clock.now();
     let request = request::build(route, &delivery.head, delivery.body.clone(), now);
@@ -58,7 +70,7 @@ pub async fn run(context: &Context, lane: Lease, route: &Route, mut delivery: Wa
         status = outcome.http_status, fault = ?outcome.fault, fate = ?fate, "an attempt has ended"
     );
     let (strain, hold) = (strain(&outcome), retry::hold(&outcome));
-    Ended { lane, result: Ok(Delivered { delivery, fate, strain, hold, gone }) }
+    Ended { lane, late, result: Ok(Delivered { delivery, fate, strain, hold, gone }) }
 }
 
 /// Writes into the head what follows from its last attempt.

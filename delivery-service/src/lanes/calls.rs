@@ -62,7 +62,7 @@ impl Engine {
         let synced =
             self.parts.routes.synced() && !self.draining && self.memory < self.parts.limits.memory_bytes;
         let room = self.parts.limits.lanes.saturating_sub(self.lanes.len()).min(CLAIM);
-        let lanes = if synced && self.attempts < self.parts.limits.attempts { room } else { 0 };
+        let lanes = if synced && self.attempts < self.room.allows() { room } else { 0 };
         let queue = self.parts.queue.clone();
         self.calls
             .spawn(async move { Reply::Claim(now, lanes, queue.claim(lanes, page_limit(false)).await) });

@@ -25,6 +25,7 @@ use super::{
     gate::Gate,
     lane::Lane,
     lease::LeaseClock,
+    room::Room,
     settling::Settling,
     status::Statuses,
 };
@@ -79,6 +80,7 @@ pub(super) struct Engine {
     ends: mpsc::UnboundedReceiver<Ended>,
     /// Under way now.
     pub attempts: usize,
+    pub room: Room,
     /// Bytes of bodies in lanes' windows.
     pub memory: usize,
     /// Deliveries of ordered lanes that are known by their places.
@@ -107,7 +109,9 @@ impl Engine {
         let (ended, ends) = mpsc::unbounded_channel();
         let context =
             Context { sender: parts.sender.clone(), lease: LeaseClock::new(), clock: parts.clock.clone() };
+        let room = Room::new(parts.limits.attempts);
         Self {
+            room,
             parts,
             context: Arc::new(context),
             lanes: HashMap::new(),
@@ -298,6 +302,7 @@ impl Engine {
             let (took, place) = (delivered.strain.duration, delivered.delivery.place);
             self.parts.metrics.attempt(attempt, took, place);
         }
+        self.room.learn(ended.late, self.attempts, Instant::now());
         // The first of them may find that what is free is for others.
         self.feed(2);
         let id = ended.lane.webhook_id;

@@ -17,6 +17,7 @@ mod ordered_reads;
 #[cfg(test)]
 mod ordered_tests;
 mod outcomes;
+mod room;
 mod settling;
 pub mod status;
 mod turns;

@@ -82,12 +82,12 @@ impl Engine {
             if held.unsure || !safe || pass == Pass::Nobody || !held.lane.waits() {
                 return false;
             }
-            let free = self.parts.limits.attempts.saturating_sub(self.attempts);
+            let free = self.room.allows().saturating_sub(self.attempts);
             if !has_room(held.gate.under_way(), free) || self.settling.waiting() >= UNSTORED {
                 self.starve(id);
                 return false;
             }
-            let short = free < self.parts.limits.attempts / 4;
+            let short = free < self.room.allows() / 4;
             let next = self.with(id, |held| {
                 let delivery = held.lane.take(pass, short)?;
                 let (id, asked) = (delivery.head.id(), delivery.head.asked_again);
@@ -97,8 +97,9 @@ impl Engine {
             let Some(delivery) = next.flatten() else { return false };
             self.attempts += 1;
             let (context, route, ended) = (self.context.clone(), route.clone(), self.ended.clone());
+            let started = Instant::now();
             tokio::spawn(async move {
-                let end = attempt::run(&context, lease, &route, delivery).await;
+                let end = attempt::run(&context, lease, &route, delivery, started).await;
                 let _ = ended.send(end);
             });
         }

@@ -138,7 +138,7 @@ impl Default for Settings {
         let limits = Limits {
             idle_timeout: Duration::from_secs(60),
             max_age: Duration::from_secs(5 * 60),
-            idle_per_host: 256,
+            idle_per_host: 1_024,
             idle: 4096,
         };
         Self { connect_timeout: Duration::from_secs(5), ca: None, limits }
