@@ -227,7 +227,7 @@ impl DeliveryService for Deliveries {
         let route = self.route(&webhook_id)?;
         let request = self.trial(&route, event)?;
         let shown = shown(&request, &route);
-        let outcome = self.sender.send(request).await;
+        let outcome = self.sender.send(|| request.clone()).await;
         Ok(Response::new(TestWebhookResponse {
             request: Some(shown),
             attempt: Some(convert::outcome(outcome)),

@@ -59,8 +59,8 @@ pub async fn run(
         return Ended { lane, late, result: Err(delivery) };
     }
     let now = context.clock.now();
-    let request = request::build(route, &delivery.head, delivery.body.clone(), now);
-    let outcome = context.sender.send(request).await;
+    let make = || request::build(route, &delivery.head, delivery.body.clone(), now);
+    let outcome = context.sender.send(make).await;
     delivery.head.add(record(&delivery.head, &outcome));
     let verdict = retry::decide(&route.policy, &delivery.head, &outcome, rand::random());
     let gone = (verdict == Verdict::Gone).then(|| (route.revision, outcome.message.clone()));

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use common::clock::Time;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{
     body::Incoming,
@@ -98,20 +98,29 @@ impl Http1 {
     }
 
     /// Sends a request and reads its answer.
-    pub async fn exchange(
-        &mut self,
+    pub fn exchange<'a>(
+        &'a mut self,
         message: Message,
-        answer: &mut Answer,
+        answer: &'a mut Answer,
         now: Time,
-    ) -> Result<End, Broken> {
+    ) -> impl Future<Output = Result<End, Broken>> + 'a {
         self.heard.forget();
-        let result = self.converse(message, answer, now).await;
-        // A request that was never sent was not answered, whatever came before it.
-        result.map_err(|error| Broken { heard: self.heard.anything() && !error.is_canceled(), error })
+        // Handed over before anything is awaited: the future does not hold the message.
+        let response = self.send.send_request(message);
+        async move {
+            let result = self.converse(response, answer, now).await;
+            // A request that was never sent was not answered, whatever came before it.
+            result.map_err(|error| Broken { heard: self.heard.anything() && !error.is_canceled(), error })
+        }
     }
 
-    async fn converse(&mut self, message: Message, answer: &mut Answer, now: Time) -> hyper::Result<End> {
-        let mut response = pin!(self.send.send_request(message));
+    async fn converse(
+        &mut self,
+        response: impl Future<Output = hyper::Result<Response<Incoming>>>,
+        answer: &mut Answer,
+        now: Time,
+    ) -> hyper::Result<End> {
+        let mut response = pin!(response);
         let response = poll_fn(|cx| {
             drive(&mut self.drive, &mut self.open, cx);
             response.as_mut().poll(cx)

@@ -116,8 +116,10 @@ enum Phase {
 }
 
 /// A request, ready for whichever connection there is.
-#[derive(Clone)]
 struct Parts {
+    url: String,
+    /// Where scheme and authority end in it.
+    key: usize,
     path: PathAndQuery,
     headers: HeaderMap,
     body: Bytes,
@@ -154,13 +156,15 @@ impl Sender {
         Ok(Self { guard: Guard::new(rules), tls, pool, clock, connect_timeout: settings.connect_timeout })
     }
 
-    /// Sends a request. Dropped before its end, it closes its connection.
-    pub async fn send(&self, request: Request) -> Outcome {
+    /// Makes and sends a request; makes it once more when a used connection turns out to have closed.
+    /// Dropped before its end, it closes its connection.
+    pub async fn send(&self, make: impl Fn() -> Request) -> Outcome {
         let start = self.clock.now();
         let begun = Instant::now();
         let mut progress = Progress::default();
+        let request = make();
         let timeout = request.timeout;
-        let performed = self.perform(request, start, &mut progress);
+        let performed = self.perform(request, make, start, &mut progress);
         let ended = match timeout_at(begun + timeout, performed).await {
             Ok(ended) => ended,
             Err(_) => Err(progress.timed_out(timeout)),
@@ -183,27 +187,36 @@ impl Sender {
         }
     }
 
-    async fn perform(&self, request: Request, now: Time, progress: &mut Progress) -> Result<(), Failure> {
-        let unusable = |what: &str| Failure::new(Fault::Connect, what);
-        let (key, path) = request.url.split_at(origin_end(&request.url));
-        let path = match path.strip_prefix('/') {
-            Some(_) => PathAndQuery::try_from(path),
-            None => PathAndQuery::try_from(format!("/{path}")),
-        };
-        let path = path.map_err(|_| unusable("the URL's path is not valid"))?;
-        let parts = Parts { path, headers: request.headers, body: request.body };
-        if let Some(taken) = self.pool.take(key, Instant::now()) {
-            match self.exchange(taken, parts.clone(), now, progress).await {
-                Err(Lost { unheard: true, .. }) => *progress = Progress::default(),
+    async fn perform(
+        &self,
+        request: Request,
+        make: impl Fn() -> Request,
+        now: Time,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        let mut parts = Parts::of(request)?;
+        let mut taken = self.pool.take(parts.key(), Instant::now());
+        // One place that exchanges, for used and fresh connections: the future holds it once.
+        loop {
+            let used = taken.is_some();
+            let over = match taken.take() {
+                Some(over) => over,
+                None => {
+                    let origin = Origin::parse(parts.key()).map_err(|what| unusable(&what))?;
+                    // Boxed, since it is large and rare.
+                    let connect = Box::pin(self.connect(origin, progress));
+                    let made = timeout_at(Instant::now() + self.connect_timeout, connect).await;
+                    made.unwrap_or_else(|_| Err(progress.timed_out(self.connect_timeout)))?
+                }
+            };
+            match self.exchange(over, parts, now, progress).await {
+                Err(Lost { unheard: true, .. }) if used => {
+                    *progress = Progress::default();
+                    parts = Parts::of(make())?;
+                }
                 ended => return ended.map_err(|lost| lost.failure),
             }
         }
-        let origin = Origin::parse(key).map_err(|what| unusable(&what))?;
-        // Boxed, since it is large and rare: the future of a request over a used connection stays small.
-        let connect = Box::pin(self.connect(origin, progress));
-        let made = timeout_at(Instant::now() + self.connect_timeout, connect).await;
-        let made = made.unwrap_or_else(|_| Err(progress.timed_out(self.connect_timeout)))?;
-        self.exchange(made, parts, now, progress).await.map_err(|lost| lost.failure)
     }
 
     /// A new connection.
@@ -270,6 +283,23 @@ impl Sender {
 }
 
 impl Parts {
+    fn of(request: Request) -> Result<Self, Failure> {
+        let Request { url, headers, body, .. } = request;
+        let key = origin_end(&url);
+        let path = &url[key..];
+        let path = match path.strip_prefix('/') {
+            Some(_) => PathAndQuery::try_from(path),
+            None => PathAndQuery::try_from(format!("/{path}")),
+        };
+        let path = path.map_err(|_| unusable("the URL's path is not valid"))?;
+        Ok(Self { url, key, path, headers, body })
+    }
+
+    /// Scheme and authority.
+    fn key(&self) -> &str {
+        &self.url[..self.key]
+    }
+
     fn http1(self, origin: &Origin) -> Message {
         let mut message = self.message();
         message.headers_mut().insert(HOST, origin.host_header.clone());
@@ -342,6 +372,10 @@ impl fmt::Debug for Request {
         let origin = &self.url[..origin_end(&self.url)];
         write!(f, "Request({origin}, {} headers, {} bytes)", self.headers.len(), self.body.len())
     }
+}
+
+fn unusable(what: &str) -> Failure {
+    Failure::new(Fault::Connect, what)
 }
 
 /// Where the scheme and authority of a URL end.

@@ -19,7 +19,7 @@ async fn nobody_listens() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let outcome = sender().send(request(format!("http://{address}/"))).await;
+    let outcome = sender().send(|| request(format!("http://{address}/"))).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::Connect, 0));
     assert_eq!(outcome.message, format!("connection refused by {address}"));
     assert_eq!(outcome.remote_address, "", "nothing was connected to");
@@ -27,7 +27,7 @@ async fn nobody_listens() {
 
 #[tokio::test]
 async fn there_is_no_such_name() {
-    let outcome = sender().send(request("http://no-such-name.invalid/")).await;
+    let outcome = sender().send(|| request("http://no-such-name.invalid/")).await;
     assert_eq!(outcome.fault, Fault::Dns, "{outcome:?}");
     assert!(outcome.message.contains("no-such-name.invalid"), "{}", outcome.message);
 }
@@ -35,7 +35,7 @@ async fn there_is_no_such_name() {
 #[tokio::test]
 async fn a_url_that_cannot_be_used_is_an_outcome_too() {
     for url in ["", "/", "ftp://h.example/", "http://", "http://a@127.0.0.1/", "http://127.0.0.1/a b"] {
-        let outcome = sender().send(request(url)).await;
+        let outcome = sender().send(|| request(url)).await;
         assert_eq!((outcome.fault, outcome.http_status), (Fault::Connect, 0), "{url}: {outcome:?}");
         assert!(outcome.message.starts_with("the URL"), "{}", outcome.message);
     }
@@ -46,7 +46,7 @@ async fn no_answer_comes_in_time() {
     let (receiver, mut closed) = Receiver::hanging_after("").await;
     let mut request = request(receiver.url("/"));
     request.timeout = SHORT;
-    let outcome = sender().send(request).await;
+    let outcome = sender().send(|| request.clone()).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::Timeout, 0));
     assert_eq!(outcome.message, format!("no answer from {} within 150ms", receiver.address));
     assert_eq!(outcome.remote_address, receiver.address.to_string());
@@ -60,7 +60,7 @@ async fn the_body_does_not_end_in_time() {
         Receiver::hanging_after("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await;
     let mut request = request(receiver.url("/"));
     request.timeout = SHORT;
-    let outcome = sender().send(request).await;
+    let outcome = sender().send(|| request.clone()).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::Timeout, 200));
     assert_eq!(outcome.message, format!("the answer of {} was not whole within 150ms", receiver.address));
     assert_eq!(&outcome.response_body[..], b"half");
@@ -72,7 +72,7 @@ async fn a_handshake_does_not_end_within_the_budget_to_connect() {
     let (receiver, mut closed) = Receiver::hanging_after("").await;
     let settings = Settings { connect_timeout: SHORT, ..Settings::default() };
     let outcome =
-        sender_with(development(), settings).send(request(format!("https://{}/", receiver.address))).await;
+        sender_with(development(), settings).send(|| request(format!("https://{}/", receiver.address))).await;
     assert_eq!(outcome.fault, Fault::Timeout);
     assert_eq!(outcome.message, format!("no TLS with {} within 150ms", receiver.address));
     assert!(closed.recv().await.is_some(), "the connection is closed");
@@ -94,7 +94,7 @@ async fn an_endless_body_is_cut_and_the_status_decides() {
             }
         })
         .await;
-        let outcome = sender().send(request(receiver.url("/"))).await;
+        let outcome = sender().send(|| request(receiver.url("/"))).await;
         assert_eq!((outcome.fault, outcome.http_status), (fault, status), "{outcome:?}");
         assert_eq!(outcome.response_body, "y".repeat(1024));
         assert!(closed.recv().await.is_some(), "the connection is closed");
@@ -111,7 +111,7 @@ async fn the_connection_breaks_before_the_answer_is_whole() {
     ];
     for (answer, status, before) in table {
         let receiver = Receiver::closing_after(answer).await;
-        let outcome = sender().send(request(receiver.url("/"))).await;
+        let outcome = sender().send(|| request(receiver.url("/"))).await;
         assert_eq!((outcome.fault, outcome.http_status), (Fault::Disconnected, status), "{answer:?}");
         let expected = format!("{} closed the connection before {before}", receiver.address);
         assert_eq!(outcome.message, expected, "{answer:?}");
@@ -126,7 +126,7 @@ async fn the_connection_is_reset() {
         let _ = stream.read(&mut [0]).await;
     })
     .await;
-    let outcome = sender().send(request(receiver.url("/"))).await;
+    let outcome = sender().send(|| request(receiver.url("/"))).await;
     assert_eq!(outcome.fault, Fault::Disconnected);
     assert!(outcome.message.contains(&receiver.address.to_string()), "{}", outcome.message);
 }
@@ -144,7 +144,7 @@ async fn the_answer_is_no_http() {
     ];
     for answer in table {
         let (receiver, _requests) = Receiver::answering(answer).await;
-        let outcome = sender().send(request(receiver.url("/"))).await;
+        let outcome = sender().send(|| request(receiver.url("/"))).await;
         assert_eq!(outcome.fault, Fault::Protocol, "{answer:?}: {outcome:?}");
         let expected = format!("the answer of {} is no HTTP", receiver.address);
         assert!(outcome.message.starts_with(&expected), "{answer:?}: {}", outcome.message);
@@ -157,7 +157,7 @@ async fn a_head_over_64_kib_is_refused_and_one_below_is_read() {
     {
         let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "x".repeat(size));
         let (receiver, _requests) = Receiver::answering(head).await;
-        let outcome = sender().send(request(receiver.url("/"))).await;
+        let outcome = sender().send(|| request(receiver.url("/"))).await;
         assert_eq!(outcome.fault, fault, "{size}: {outcome:?}");
         if fault == Fault::Protocol {
             let expected = format!("the head of {}'s answer is over 64 KiB", receiver.address);
@@ -171,7 +171,7 @@ async fn a_request_that_is_dropped_closes_its_connection() {
     let (receiver, mut closed) = Receiver::hanging_after("").await;
     let sender = sender();
     {
-        let mut sending = std::pin::pin!(sender.send(request(receiver.url("/"))));
+        let mut sending = std::pin::pin!(sender.send(|| request(receiver.url("/"))));
         tokio::select! {
             _ = &mut sending => panic!("no answer can have come"),
             () = async { while receiver.connections() == 0 { tokio::task::yield_now().await } } => {}

@@ -19,7 +19,7 @@ use receiver::{NOW, Receiver, request, sender};
 async fn an_answer_is_told_in_full() {
     let (receiver, mut requests) =
         Receiver::answering("HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\nfine").await;
-    let outcome = sender().send(request(receiver.url("/a%2Fb?x=1"))).await;
+    let outcome = sender().send(|| request(receiver.url("/a%2Fb?x=1"))).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 201), "{outcome:?}");
     assert_eq!(outcome.message, "");
     assert_eq!(&outcome.response_body[..], b"fine");
@@ -40,7 +40,7 @@ async fn a_url_without_a_path_is_sent_with_the_shortest() {
     let (receiver, mut requests) = Receiver::answering("HTTP/1.1 204 No Content\r\n\r\n").await;
     let sender = sender();
     for (url, target) in [("", "/"), ("?", "/?"), ("?x=1", "/?x=1"), ("/?", "/?"), ("//a?b?c", "//a?b?c")] {
-        assert_eq!(sender.send(request(receiver.url(url))).await.fault, Fault::None);
+        assert_eq!(sender.send(|| request(receiver.url(url))).await.fault, Fault::None);
         let sent = requests.recv().await.unwrap();
         assert_eq!(sent.lines().next(), Some(&*format!("POST {target} HTTP/1.1")), "{url}");
     }
@@ -53,7 +53,7 @@ async fn the_status_decides_and_redirects_are_not_followed() {
             "HTTP/1.1 {status} Anything\r\nlocation: /elsewhere\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n"
         ))
         .await;
-        let outcome = sender().send(request(receiver.url("/"))).await;
+        let outcome = sender().send(|| request(receiver.url("/"))).await;
         assert_eq!(outcome.http_status, status);
         if status < 300 {
             assert_eq!((outcome.fault, &*outcome.message), (Fault::None, ""));
@@ -73,7 +73,7 @@ async fn answers_that_come_before_the_answer_are_ignored() {
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
     )
     .await;
-    let outcome = sender().send(request(receiver.url("/"))).await;
+    let outcome = sender().send(|| request(receiver.url("/"))).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 204), "{outcome:?}");
 }
 
@@ -84,7 +84,7 @@ async fn retry_after_may_be_a_date() {
     let (receiver, _requests) =
         Receiver::answering(format!("HTTP/1.1 503 Busy\r\nretry-after: {date}\r\ncontent-length: 0\r\n\r\n"))
             .await;
-    let outcome = sender().send(request(receiver.url("/"))).await;
+    let outcome = sender().send(|| request(receiver.url("/"))).await;
     assert_eq!(outcome.retry_after, Some(NOW.until(Time(NOW.0 + 60_000))));
 }
 
@@ -102,7 +102,7 @@ async fn bodies_come_whole_in_chunks_and_by_the_connections_end() {
     ];
     for answer in table {
         let receiver = Receiver::closing_after(answer.clone()).await;
-        let outcome = sender().send(request(receiver.url("/"))).await;
+        let outcome = sender().send(|| request(receiver.url("/"))).await;
         assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 200), "{outcome:?}");
         assert_eq!(&outcome.response_body[..], &long.as_bytes()[..1024], "{}", &answer[..40]);
     }
@@ -114,7 +114,7 @@ async fn a_large_body_goes_out_whole() {
     let mut request = request(receiver.url("/"));
     request.body = "0123456789".repeat(100_000).into();
     let body = request.body.clone();
-    assert_eq!(sender().send(request).await.fault, Fault::None);
+    assert_eq!(sender().send(|| request.clone()).await.fault, Fault::None);
     let sent = requests.recv().await.unwrap();
     assert!(sent.split_once("\r\n\r\n").unwrap().1.as_bytes() == body);
 }

@@ -19,7 +19,7 @@ use crate::receiver::{Receiver, development, read_request, request, sender, send
 const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 
 async fn succeeds(sender: &Sender, receiver: &Receiver) {
-    let outcome = sender.send(request(receiver.url("/"))).await;
+    let outcome = sender.send(|| request(receiver.url("/"))).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 204), "{outcome:?}");
     assert_eq!(outcome.remote_address, receiver.address.to_string());
 }
@@ -49,7 +49,7 @@ async fn a_connection_with_a_body_that_was_read_is_used_again() {
             .await;
     let sender = sender();
     for _ in 0..3 {
-        assert_eq!(sender.send(request(receiver.url("/"))).await.fault, Fault::Status);
+        assert_eq!(sender.send(|| request(receiver.url("/"))).await.fault, Fault::Status);
     }
     assert_eq!(receiver.connections(), 1);
 }
@@ -160,7 +160,7 @@ async fn a_used_connection_that_breaks_within_an_answer_is_not_tried_again() {
     .await;
     let sender = sender();
     succeeds(&sender, &receiver).await;
-    let outcome = sender.send(request(receiver.url("/"))).await;
+    let outcome = sender.send(|| request(receiver.url("/"))).await;
     assert_eq!(outcome.fault, Fault::Disconnected, "{outcome:?}");
     assert_eq!(receiver.connections(), 1);
 }

@@ -113,7 +113,7 @@ async fn the_version_is_agreed_upon() {
             _ => format!("HTTP/1.1 POST /a?b=c localhost:{port} a body"),
         };
         for _ in 0..3 {
-            let outcome = sender.send(request(url(&receiver, "/a?b=c"))).await;
+            let outcome = sender.send(|| request(url(&receiver, "/a?b=c"))).await;
             assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 200), "{outcome:?}");
             assert_eq!(outcome.response_body, expected);
             assert_eq!(outcome.remote_address, receiver.address.to_string());
@@ -132,7 +132,7 @@ async fn certificates_are_verified() {
         (identity.trusting(), by_address, "not valid for name"),
     ];
     for (sender, url, word) in table {
-        let outcome = sender.send(request(url)).await;
+        let outcome = sender.send(|| request(url.clone())).await;
         assert_eq!((outcome.fault, outcome.http_status), (Fault::Tls, 0), "{outcome:?}");
         assert!(outcome.message.starts_with(&format!("TLS with {} failed", receiver.address)));
         assert!(outcome.message.contains(word), "{}", outcome.message);
@@ -149,7 +149,7 @@ async fn a_receiver_without_tls_is_a_tls_failure() {
     .await;
     let closing = Receiver::new(|_, _| async {}).await;
     for receiver in [plain, closing] {
-        let outcome = sender().send(request(format!("https://{}/", receiver.address))).await;
+        let outcome = sender().send(|| request(format!("https://{}/", receiver.address))).await;
         assert_eq!(outcome.fault, Fault::Tls, "{outcome:?}");
     }
 }
@@ -181,8 +181,8 @@ async fn one_http2_connection_carries_many_requests_at_once() {
     })
     .await;
     let sender = identity.trusting();
-    assert_eq!(sender.send(request(url(&receiver, "/alone"))).await.fault, Fault::None);
-    let sent = (0..20).map(|_| sender.send(request(url(&receiver, "/together"))));
+    assert_eq!(sender.send(|| request(url(&receiver, "/alone"))).await.fault, Fault::None);
+    let sent = (0..20).map(|_| sender.send(|| request(url(&receiver, "/together"))));
     for outcome in futures_util::future::join_all(sent).await {
         assert_eq!(outcome.fault, Fault::None, "{outcome:?}");
     }
@@ -201,10 +201,10 @@ async fn an_http2_answer_is_limited_too() {
     })
     .await;
     let sender = identity.trusting();
-    let outcome = sender.send(request(url(&receiver, "/body"))).await;
+    let outcome = sender.send(|| request(url(&receiver, "/body"))).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 200), "{outcome:?}");
     assert_eq!(outcome.response_body, "z".repeat(1024));
-    let outcome = sender.send(request(url(&receiver, "/head"))).await;
+    let outcome = sender.send(|| request(url(&receiver, "/head"))).await;
     assert_eq!(outcome.fault, Fault::Protocol, "{outcome:?}");
 }
 
@@ -240,7 +240,7 @@ async fn an_http2_connection_that_has_closed_is_replaced() {
     .await;
     let sender = identity.trusting();
     for _ in 0..2 {
-        let outcome = sender.send(request(url(&receiver, "/"))).await;
+        let outcome = sender.send(|| request(url(&receiver, "/"))).await;
         assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 200), "{outcome:?}");
     }
     assert_eq!(receiver.connections(), 2);
