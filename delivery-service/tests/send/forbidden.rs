@@ -39,7 +39,7 @@ async fn ports_and_schemes_are_checked_too() {
         (https_only, "http://203.0.113.7/", "http"),
     ];
     for (rules, url, word) in table {
-        let outcome = sender_with(rules, Settings::default()).send(|| request(url.clone())).await;
+        let outcome = sender_with(rules, Settings::default()).send(|| request(url)).await;
         assert_eq!(outcome.fault, Fault::ForbiddenAddress, "{url}: {outcome:?}");
         assert!(outcome.message.contains(word), "{url}: {}", outcome.message);
     }
