@@ -58,6 +58,13 @@ pub struct Head {
     /// Set by `renew`, until the next attempt has ended.
     #[prost(bool, tag = "18")]
     pub asked_again: bool,
+    /// The batch that it goes in, from before that one's first attempt on; empty: it goes alone, or its
+    /// batch is still to be made.
+    #[prost(bytes = "vec", tag = "19")]
+    batch_id: Vec<u8>,
+    /// The place of that batch's last member.
+    #[prost(uint64, tag = "20")]
+    batch_last: u64,
 }
 
 /// As `hookline.v1.DeliveryState`.
@@ -141,9 +148,29 @@ impl Head {
         (self.attempt_count - self.renewed_at.min(self.attempt_count)).saturating_sub(1)
     }
 
+    /// The batch that it goes in, and the place of that one's last member.
+    pub fn batch(&self) -> Option<(DeliveryId, Place)> {
+        let id = self.batch_id.as_slice().try_into().ok()?;
+        Some((DeliveryId::from_bytes(id), Place(self.batch_last)))
+    }
+
+    /// Makes it a member of a batch.
+    pub fn join(&mut self, batch: DeliveryId, last: Place) {
+        (self.batch_id, self.batch_last) = (batch.bytes().to_vec(), last.0);
+    }
+
+    /// What, behind an encoded head, makes it a member of this one's batch: later fields win.
+    pub fn membership(&self) -> Vec<u8> {
+        let (batch_id, batch_last) = (self.batch_id.clone(), self.batch_last);
+        Self { batch_id, batch_last, ..Self::default() }.encode_to_vec()
+    }
+
     /// A caller asks for it again: its retries start anew and it goes ahead of others, past a hold
-    /// or an open circuit, until an attempt has been made.
+    /// or an open circuit, until an attempt has been made. One that had failed leaves its batch.
     pub fn renew(&mut self) {
+        if self.state() == State::Failed {
+            self.batch_id.clear();
+        }
         self.asked_again = true;
         self.renewed_at = self.attempt_count;
         self.next_attempt_ms = 0;
@@ -220,6 +247,26 @@ mod tests {
         assert!(second > first);
         assert!(Place::next(second, Time(now.0 - 5_000)) > second, "a clock set back");
         assert!(second.0 < 1 << 53);
+    }
+
+    #[test]
+    fn a_batch_is_joined_by_what_is_written_behind_and_left_after_failing() {
+        let (batch, last) = (DeliveryId::new(9, 9, 9), Place(77));
+        let mut head = Head::new(DeliveryId::new(1, 2, 3), WebhookId::new(4, 5));
+        head.event_id = "kept".into();
+        let before = head.encode_to_vec();
+        assert_eq!(head.batch(), None);
+        head.join(DeliveryId::new(8, 8, 8), Place(66));
+        let first = head.membership();
+        head.join(batch, last);
+        let read = Head::decode([before, first, head.membership()].concat().as_slice()).unwrap();
+        assert_eq!((read.batch(), &*read.event_id), (Some((batch, last)), "kept"));
+        head.reschedule(Duration::ZERO, Time(1));
+        head.renew();
+        assert_eq!(head.batch(), Some((batch, last)), "one that waits stays in it");
+        head.end(State::Failed, Fault::None, Time(1));
+        head.renew();
+        assert_eq!(head.batch(), None);
     }
 
     #[test]

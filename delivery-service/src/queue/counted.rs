@@ -98,7 +98,7 @@ impl Queue for Counted {
                 Fate::Succeeded => ended[Ended::Succeeded as usize] += 1,
                 Fate::Failed => ended[Ended::Failed as usize] += 1,
                 Fate::Cancelled => ended[Ended::Cancelled as usize] += 1,
-                Fate::Retry { .. } => {}
+                Fate::Retry { .. } | Fate::Batch => {}
             }
         }
         for (state, count) in ended.into_iter().enumerate() {

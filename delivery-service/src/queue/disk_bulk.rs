@@ -57,6 +57,19 @@ impl Group<'_, '_> {
         Ok(cancelled)
     }
 
+    /// An open delivery joins the batch that `member` says, and stays where it is.
+    pub(super) fn join_batch(&mut self, lane: WebhookId, member: &Head) -> Result<(), QueueError> {
+        if let Some((id, last)) = member.batch()
+            && let Some((mark, mut head)) = self.delivery(member.id())?
+            && matches!(mark.kind, Kind::Fresh | Kind::Scheduled)
+            && head.webhook_id() == lane
+        {
+            head.join(id, last);
+            self.tables.heads.insert(&head.id().bytes(), mark.with(&head).as_slice())?;
+        }
+        Ok(())
+    }
+
     /// What an attempt came to that was under way as its delivery was withdrawn.
     pub(super) fn settle_withdrawn(
         &mut self,

@@ -161,6 +161,9 @@ impl<'t, 'l> Group<'t, 'l> {
         let (mut head, fate) = (settled.head.clone(), settled.fate);
         let id = head.id();
         let Some(mut mark) = self.mark(id)? else { return Ok(()) };
+        if fate == Fate::Batch {
+            return self.join_batch(lane, &head);
+        }
         if mark.kind == Kind::Ended && fate != Fate::Cancelled && head.webhook_id() == lane {
             return self.settle_withdrawn(id, head, fate == Fate::Succeeded);
         }
@@ -180,6 +183,8 @@ impl<'t, 'l> Group<'t, 'l> {
             Fate::Retry { after } => {
                 self.schedule(lane, id, &mut mark, (self.now + after).0.max(ASKED + 1))?;
             }
+            // Not settled: see above.
+            Fate::Batch => return Ok(()),
             Fate::Failed => {
                 mark.kind = Kind::Failed;
                 self.tables.failed.insert(&at(lane, mark.place), &id_and_time(id, self.now))?;

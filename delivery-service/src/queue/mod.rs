@@ -296,6 +296,9 @@ pub enum Fate {
     Cancelled,
     /// Is scheduled.
     Retry { after: Duration },
+    /// Stays where it is and joins the batch that `head` says; of `head` nothing else is looked at. Does
+    /// nothing to one that has ended.
+    Batch,
 }
 
 /// How a lease is given back.

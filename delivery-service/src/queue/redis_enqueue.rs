@@ -308,11 +308,14 @@ impl RedisQueue {
                 call.arg(&settled.head.id().bytes());
                 match settled.fate {
                     Fate::Retry { after } => call.arg(millis(after)),
+                    Fate::Batch => call.arg("b"),
                     _ => call.arg(""),
                 };
-                call.arg(settled.head.renewed_at)
-                    .arg(settled.head.attempt_count)
-                    .arg(settled.head.encode_to_vec());
+                call.arg(settled.head.renewed_at).arg(settled.head.attempt_count);
+                match settled.fate {
+                    Fate::Batch => call.arg(settled.head.membership()),
+                    _ => call.arg(settled.head.encode_to_vec()),
+                };
             }
         }
         Ok(call)

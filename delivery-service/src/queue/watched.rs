@@ -43,7 +43,10 @@ impl Watched {
     /// As deliveries now are: what was settled as failed may have been withdrawn, or asked for again.
     async fn settled(&self, lanes: &[Settle], results: &[Result<(), LeaseLost>]) -> Vec<Change> {
         let stored = lanes.iter().zip(results).filter(|(_, result)| result.is_ok());
-        let all = stored.flat_map(|(settle, _)| &settle.deliveries).map(|settled| async move {
+        // Joining a batch changes no state.
+        let settled =
+            stored.flat_map(|(settle, _)| &settle.deliveries).filter(|settled| settled.fate != Fate::Batch);
+        let all = settled.map(|settled| async move {
             let change = self.change(&settled.head, settled.place)?;
             if settled.fate == Fate::Succeeded {
                 return Some(change);

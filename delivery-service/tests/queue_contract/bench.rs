@@ -209,6 +209,7 @@ pub fn settled(head: &Head, place: Place, fate: Fate) -> Settled {
         Fate::Failed => head.end(State::Failed, Fault::None, now),
         Fate::Cancelled => head.end(State::Cancelled, Fault::None, now),
         Fate::Retry { after } => head.reschedule(after, now),
+        Fate::Batch => head.join(DeliveryId::new(1, 1, 1), place),
     }
     Settled { head, place, fate }
 }

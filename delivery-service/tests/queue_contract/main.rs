@@ -10,6 +10,7 @@ mod redis_alone;
 mod redis_safety;
 mod redis_server;
 
+mod batch;
 mod bulk;
 mod cancel;
 mod claim;
@@ -101,6 +102,15 @@ contract! {
             asked_for_during_a_first_attempt_it_follows_a_failure
             asked_for_during_an_attempt_a_success_stands
             its_holder_hears_of_it
+        ]
+        batch: [
+            who_joins_a_batch_stays_where_it_is
+            what_has_ended_joins_no_batch
+            joining_takes_no_retry_back
+            a_failed_one_leaves_its_batch_when_it_is_asked_for
+            asked_for_during_an_attempt_it_leaves_its_batch_if_that_fails_for_good
+            a_lost_lease_joins_nothing
+            batches_outlive_a_crash
         ]
         cancel: [
             all_that_waits_ends_cancelled

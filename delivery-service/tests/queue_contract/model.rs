@@ -62,9 +62,10 @@ async fn drain<B: Backend>(bench: &Bench<B>, model: &mut Model) {
 }
 
 fn fate(random: &mut StdRng) -> Fate {
-    match random.random_range(0..6) {
+    match random.random_range(0..7) {
         0 => Fate::Failed,
         1 => Fate::Cancelled,
+        6 => Fate::Batch,
         2 | 3 => Fate::Retry { after: Duration::from_secs(random.random_range(0..8)) },
         _ => Fate::Succeeded,
     }
@@ -90,7 +91,7 @@ async fn work<B: Backend>(
             Fate::Succeeded => Some(State::Succeeded),
             Fate::Failed => Some(State::Failed),
             Fate::Cancelled => Some(State::Cancelled),
-            Fate::Retry { .. } => None,
+            Fate::Retry { .. } | Fate::Batch => None,
         };
         if let Some(state) = ended {
             model.open.remove(&(lease.webhook_id, waiting.place));

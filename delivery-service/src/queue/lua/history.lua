@@ -61,6 +61,11 @@ local function aging(lane, age, ended_age, failed_age)
   end
 end
 
+-- A head that had failed and is retried: RETRYING, and in no batch (state 9, batch_id 19).
+local function failed_no_more(head)
+  return head .. '\72\2\154\1\0'
+end
+
 -- A head that ends CANCELLED now: later fields win (state 9, end_ms 14, end_reason 15).
 local function withdrawn(head)
   local time, left = '', now

@@ -2,7 +2,7 @@
 -- then for each lane: id, fence, done to, memo ("" none, else "m" and it), release ("", "free", "unread",
 -- "hold", "park"), the last place known, hold ms, bytes of the bodies that end, how many ended (each: id,
 -- place, record), how many failed or are retried (each: id, ms until then or "" for failed, renewed_at,
--- attempts, head). Answers for each lane 1, 0 when its lease is lost, or an error's text.
+-- attempts, head; with "b": joins a batch, and what makes its head say so). Answers for each lane 1, 0 when its lease is lost, or an error's text.
 local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
 local ended_age, failed_age = tonumber(ARGV[5]), tonumber(ARGV[6])
 local freed, waiting, news, records, dropped, history = {}, {}, {}, {}, {}, {}
@@ -60,10 +60,15 @@ local function settle(lane, at, ended, others)
       i = i + 5
       if stored[k] then
         local place, size, kind, flags, was = struct.unpack(MARK, stored[k])
-        if kind < ENDED then
+        if after == 'b' then
+          if kind < ENDED then
+            records[#records + 1], records[#records + 2] = id, stored[k] .. head
+          end
+        elseif kind < ENDED then
           records[#records + 1] = id
           if flags >= UNSEEN or was ~= tonumber(renewed) then
-            -- A retry was asked for that this attempt did not know of.
+            -- A retry was asked for that this attempt did not know of. After failing it leaves its batch.
+            if after == '' then head = failed_no_more(head) end
             scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now / 1000000, id
             records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, RENEW, attempts) .. head
             news[#news + 1] = lane
