@@ -11,7 +11,7 @@ pub struct WebhookId(u128);
 
 /// 32 lower-case hex digits: the shard of its lane (2 bytes), the time (6 bytes, ms), and chance (8
 /// bytes).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct DeliveryId([u8; 16]);
 
 /// The text is not an id.

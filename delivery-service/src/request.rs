@@ -1,12 +1,14 @@
 //! The request that a delivery makes: route and delivery in, URL and headers out. Pure.
 //!
+//! A batch's request carries the batch's id, and nothing that belongs to one event of it.
+//!
 //! Everything but the body is made anew for each attempt, from the route as it is then. `mask` is
 //! how a request is shown to people: no credential, secret or signature in it.
 
 use std::io::Write;
 
 use bytes::Bytes;
-use common::clock::Time;
+use common::{clock::Time, ids::DeliveryId};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT},
@@ -30,10 +32,11 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// The headers whose values are written anew for each attempt, in this order.
-static WRITTEN: [HeaderName; 6] = [
+static WRITTEN: [HeaderName; 7] = [
     HeaderName::from_static("webhook-id"),
     HeaderName::from_static("webhook-timestamp"),
     HeaderName::from_static("webhook-signature"),
+    HeaderName::from_static("webhook-delivery-ids"),
     HeaderName::from_static("x-event-id"),
     HeaderName::from_static("x-event-feedback-id"),
     HeaderName::from_static("traceparent"),
@@ -41,44 +44,89 @@ static WRITTEN: [HeaderName; 6] = [
 
 /// How many headers there are at most beside the webhook's own, and `host`, which the sender adds.
 const OURS: usize = 11;
+/// A batch's members are listed up to so many.
+const LISTED: usize = 100;
+
+/// What tells one request from another; what is empty is left out.
+#[derive(Default)]
+struct Marks<'a> {
+    id: DeliveryId,
+    event_type: &'a str,
+    xml: bool,
+    members: &'a [DeliveryId],
+    event_id: &'a str,
+    feedback_id: &'a str,
+    traceparent: &'a str,
+}
 
 /// The request of an attempt that starts `now`. Its content-length is left to the client.
 pub fn build(route: &Route, head: &Head, body: Bytes, now: Time) -> Request {
+    let marks = Marks {
+        id: head.id(),
+        event_type: &head.event_type,
+        xml: head.xml,
+        members: &[],
+        event_id: &head.event_id,
+        feedback_id: head.feedback_id.as_deref().unwrap_or_default(),
+        traceparent: head.traceparent.as_deref().unwrap_or_default(),
+    };
+    make(route, &marks, body, now)
+}
+
+/// The same for a batch of these, whose body is `body`.
+pub fn build_batch(
+    route: &Route,
+    id: DeliveryId,
+    event_type: &str,
+    members: &[DeliveryId],
+    body: Bytes,
+    now: Time,
+) -> Request {
+    let members = if members.len() > LISTED { &[] } else { members };
+    make(route, &Marks { id, event_type, members, ..Marks::default() }, body, now)
+}
+
+fn make(route: &Route, marks: &Marks, body: Bytes, now: Time) -> Request {
     let mut headers = HeaderMap::with_capacity(OURS + route.headers.len());
-    headers.insert(CONTENT_TYPE, if head.xml { XML } else { JSON });
+    headers.insert(CONTENT_TYPE, if marks.xml { XML } else { JSON });
     headers.insert(USER_AGENT, AGENT);
-    write(route, head, &body, now, &mut headers);
+    write(route, marks, &body, now, &mut headers);
     if let Some(value) = &route.authorization {
         headers.insert(AUTHORIZATION, value.clone());
     }
     for (name, value) in &route.headers {
         headers.insert(name.clone(), value.clone());
     }
-    Request { url: url(route, &head.event_type), headers, body, timeout: route.policy.timeout }
+    Request { url: url(route, marks.event_type), headers, body, timeout: route.policy.timeout }
 }
 
 /// Writes the values of `WRITTEN` into one piece of memory that they share: one allocation for all,
 /// and a request is cheap to clone.
-fn write(route: &Route, head: &Head, body: &[u8], now: Time, headers: &mut HeaderMap) {
-    let given = [Some(&head.event_id), head.feedback_id.as_ref(), head.traceparent.as_ref()];
-    let given = given.into_iter().flatten().map(|text| 3 * text.len()).sum::<usize>();
+fn write(route: &Route, marks: &Marks, body: &[u8], now: Time, headers: &mut HeaderMap) {
+    let given = [marks.event_id, marks.feedback_id, marks.traceparent];
+    let given = given.into_iter().map(|text| 3 * text.len()).sum::<usize>() + 33 * marks.members.len();
     let mut text = Vec::with_capacity(64 + signature::length(&route.signing_keys) + given);
     let mut ends = [0; WRITTEN.len()];
-    text.extend_from_slice(&[0; 32]);
-    // Cannot fail: 16 bytes are 32 digits.
-    let _ = hex::encode_to_slice(head.id().bytes(), &mut text);
+    write_id(marks.id, &mut text);
     ends[0] = text.len();
     // Cannot fail: a vector takes all that is written to it.
     let _ = write!(text, "{}", now.seconds());
     ends[1] = text.len();
     signature::sign(&route.signing_keys, ends[0], body, now, &mut text);
     ends[2] = text.len();
-    text.extend_from_slice(head.event_id.as_bytes());
+    for (at, member) in marks.members.iter().enumerate() {
+        if at > 0 {
+            text.push(b',');
+        }
+        write_id(*member, &mut text);
+    }
     ends[3] = text.len();
-    percent_encode(head.feedback_id.as_deref().unwrap_or_default(), &mut text);
+    text.extend_from_slice(marks.event_id.as_bytes());
     ends[4] = text.len();
-    text.extend_from_slice(head.traceparent.as_deref().unwrap_or_default().as_bytes());
+    percent_encode(marks.feedback_id, &mut text);
     ends[5] = text.len();
+    text.extend_from_slice(marks.traceparent.as_bytes());
+    ends[6] = text.len();
     let text = Bytes::from(text);
     let mut start = 0;
     for (name, end) in WRITTEN.iter().zip(ends) {
@@ -93,6 +141,13 @@ fn write(route: &Route, head: &Head, body: &[u8], now: Time, headers: &mut Heade
         }
         start = end;
     }
+}
+
+fn write_id(id: DeliveryId, text: &mut Vec<u8>) {
+    let start = text.len();
+    text.resize(start + 32, 0);
+    // Cannot fail: 16 bytes are 32 digits.
+    let _ = hex::encode_to_slice(id.bytes(), &mut text[start..]);
 }
 
 /// A request as people may see it: its URL and its headers, with secret values masked. `route` is

@@ -26,6 +26,7 @@ pub fn delivery(head: Head, place: Place) -> v1::Delivery {
     let next_attempt_time = open.then(|| next_attempt(&head, place).into());
     v1::Delivery {
         id: head.id().to_string(),
+        batch_id: head.batch().map(|(id, _)| id.to_string()).unwrap_or_default(),
         webhook_id: head.webhook_id().to_string(),
         state: head.state,
         create_time: Some(place.time().into()),

@@ -116,7 +116,11 @@ impl Deliveries {
         let body = if route.xml { payload::xml::render(&event) } else { payload::json::render(&event) };
         let id = DeliveryId::new(shard, now.0, rand::random());
         let head = intake::head(&event, route, id, &intake::event_id(&event, now));
-        Ok(request::build(route, &head, body, now))
+        if route.policy.batch.is_none() {
+            return Ok(request::build(route, &head, body, now));
+        }
+        let body = payload::json::array([&*body]);
+        Ok(request::build_batch(route, id, &head.event_type, &[id], body, now))
     }
 
     /// A caller's event, checked as if it were published, and of the webhook's account and kind.

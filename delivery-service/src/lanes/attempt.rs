@@ -1,4 +1,4 @@
-//! One attempt at one delivery, top to bottom: is the lease still good, build and sign the request,
+//! One attempt at one delivery or batch, top to bottom: is the lease still good, build and sign the request,
 //! send it, decide what follows.
 
 use std::{
@@ -8,11 +8,10 @@ use std::{
 
 use common::clock::{Clock, Time};
 
-use super::{lease::LeaseClock, limit::Strain};
+use super::{lease::LeaseClock, limit::Strain, parcel::Parcel};
 use crate::{
     delivery::{Attempt, Fault, Head, State},
-    queue::{Fate, Lease, Waiting},
-    request,
+    queue::{Fate, Lease},
     retry::{self, Verdict},
     routes::Route,
     send::{Outcome, Sender},
@@ -31,13 +30,23 @@ pub struct Ended {
     pub lane: Lease,
     /// How long it waited for a processor before it began.
     pub late: Duration,
-    pub result: Result<Delivered, Waiting>,
+    pub result: Result<Delivered, Parcel>,
+}
+
+impl Ended {
+    pub fn parcel(&self) -> &Parcel {
+        match &self.result {
+            Ok(delivered) => &delivered.parcel,
+            Err(unsent) => unsent,
+        }
+    }
 }
 
 /// An attempt was made.
 #[derive(Debug)]
 pub struct Delivered {
-    pub delivery: Waiting,
+    pub parcel: Parcel,
+    /// Of all that is in it.
     pub fate: Fate,
     pub strain: Strain,
     /// How long the receiver wants to be left alone.
@@ -46,41 +55,51 @@ pub struct Delivered {
     pub gone: Option<(u64, String)>,
 }
 
-/// Makes an attempt that was started then. A delivery whose lease is no longer safe comes back unsent.
+/// Makes an attempt that was started then. What is of a lease that is no longer safe comes back unsent.
 pub async fn run(
     context: &Context,
     lane: Lease,
     route: &Route,
-    mut delivery: Waiting,
+    mut parcel: Parcel,
     started: Instant,
 ) -> Ended {
     let late = started.elapsed();
     if !context.lease.safe() {
-        return Ended { lane, late, result: Err(delivery) };
+        return Ended { lane, late, result: Err(parcel) };
     }
-    let now = context.clock.now();
-    let make = || request::build(route, &delivery.head, delivery.body.clone(), now);
-    let outcome = context.sender.send(make).await;
-    delivery.head.add(record(&delivery.head, &outcome));
-    let verdict = retry::decide(&route.policy, &delivery.head, &outcome, rand::random());
+    let (body, now) = (parcel.pack(), context.clock.now());
+    let outcome = context.sender.send(|| parcel.request(route, body.clone(), now)).await;
+    for delivery in parcel.deliveries_mut() {
+        delivery.head.add(record(&delivery.head, &outcome));
+    }
+    let jitter = rand::random();
+    let verdict = match parcel.leader() {
+        Some(head) => retry::decide(&route.policy, head, &outcome, jitter),
+        None => Verdict::Succeeded,
+    };
     let gone = (verdict == Verdict::Gone).then(|| (route.revision, outcome.message.clone()));
-    let fate = follow(&mut delivery.head, verdict, context.clock.now());
+    let (mut fate, now) = (Fate::Succeeded, context.clock.now());
+    for delivery in parcel.deliveries_mut() {
+        fate = follow(&mut delivery.head, &verdict, now);
+    }
+    let attempt = parcel.leader().map_or(0, |head| head.attempt_count);
     tracing::debug!(
-        delivery = %delivery.head.id(), webhook = %lane.webhook_id, attempt = delivery.head.attempt_count,
+        delivery = %parcel.id(), webhook = %lane.webhook_id, attempt, of = parcel.deliveries().len(),
         status = outcome.http_status, fault = ?outcome.fault, fate = ?fate, "an attempt has ended"
     );
     let (strain, hold) = (strain(&outcome), retry::hold(&outcome));
-    Ended { lane, late, result: Ok(Delivered { delivery, fate, strain, hold, gone }) }
+    Ended { lane, late, result: Ok(Delivered { parcel, fate, strain, hold, gone }) }
 }
 
 /// Writes into the head what follows from its last attempt.
-fn follow(head: &mut Head, verdict: Verdict, now: Time) -> Fate {
+fn follow(head: &mut Head, verdict: &Verdict, now: Time) -> Fate {
     match verdict {
         Verdict::Succeeded => {
             head.end(State::Succeeded, Fault::None, now);
             Fate::Succeeded
         }
         Verdict::Retry { after, .. } => {
+            let after = *after;
             head.reschedule(after, now);
             Fate::Retry { after }
         }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     delivery::Place,
-    queue::{Claimed, LaneGrant, Lanes as Which, Lease, LeaseLost, PageLimit, Queue, QueueError},
+    queue::{Claimed, Fate, LaneGrant, Lanes as Which, Lease, LeaseLost, PageLimit, Queue, QueueError},
 };
 use common::ids::WebhookId;
 
@@ -43,7 +43,8 @@ impl Engine {
         let lanes = &self.lanes;
         let batch = self.settling.next(now, |settle| {
             let held = lanes.get(&settle.lane.webhook_id).filter(|held| held.lane.lease == settle.lane)?;
-            Some(held.lane.done_to(settle.deliveries.iter().map(|d| d.place)))
+            let settled = settle.deliveries.iter().filter(|d| d.fate != Fate::Batch);
+            Some(held.lane.done_to(settled.map(|d| d.place)))
         });
         if let Some(batch) = batch {
             let queue = self.parts.queue.clone();
@@ -165,7 +166,7 @@ impl Engine {
         if !grant.held.is_zero() {
             gate.hold(now + grant.held);
         }
-        let lane = Lane::claimed(grant.lane, self.order(id), grant.page, now);
+        let lane = Lane::claimed(grant.lane, self.manner(id), grant.page, now);
         self.hold(lane, gate, grant.memo);
         self.make_ready(id);
     }
@@ -204,7 +205,11 @@ impl Engine {
                     self.with(id, |held| {
                         held.unsure = false;
                         for one in stored {
-                            held.lane.stored(one.id, one.place, one.again.map(|after| now + after));
+                            if one.joined {
+                                held.lane.joined(one.place);
+                            } else {
+                                held.lane.stored(one.id, one.place, one.again.map(|after| now + after));
+                            }
                         }
                     });
                     self.make_ready(id);

@@ -83,6 +83,8 @@ pub(super) struct Engine {
     pub room: Room,
     /// Bytes of bodies in lanes' windows.
     pub memory: usize,
+    /// Bytes of batches under way.
+    pub batch_bytes: usize,
     /// Deliveries of ordered lanes that are known by their places.
     pub entries: usize,
     pub claiming: bool,
@@ -124,6 +126,7 @@ impl Engine {
             ends,
             attempts: 0,
             memory: 0,
+            batch_bytes: 0,
             entries: 0,
             claiming: false,
             next_claim: Instant::now(),
@@ -234,12 +237,16 @@ impl Engine {
                 self.early.insert(webhook_id);
                 return;
             }
-            self.hold(Lane::new(lease, self.order(webhook_id), one.before), Gate::default(), Bytes::new());
+            self.hold(Lane::new(lease, self.manner(webhook_id), one.before), Gate::default(), Bytes::new());
             // It may have been withdrawn between being stored and being heard of.
             self.with(webhook_id, |held| held.stale = stale);
         }
-        let room = self.memory < self.parts.limits.memory_bytes;
-        self.with(webhook_id, |held| held.lane.offer(one.delivery, one.before, room));
+        let (used, most) = (self.memory, self.parts.limits.memory_bytes);
+        self.with(webhook_id, |held| {
+            // What waits for company leaves room for what does not.
+            let most = if held.lane.gathers() { most / 2 } else { most };
+            held.lane.offer(one.delivery, one.before, used < most);
+        });
         self.make_ready(webhook_id);
     }
 
@@ -296,11 +303,13 @@ impl Engine {
     /// An attempt has ended.
     fn end(&mut self, ended: Ended) {
         self.attempts -= 1;
+        self.batch_bytes -= ended.parcel().batch_bytes();
+        // One request, a batch too: its oldest member speaks for it.
         if let Ok(delivered) = &ended.result
-            && let Some(attempt) = delivered.delivery.head.attempts.last()
+            && let Some(first) = delivered.parcel.deliveries().first()
+            && let Some(attempt) = first.head.attempts.last()
         {
-            let (took, place) = (delivered.strain.duration, delivered.delivery.place);
-            self.parts.metrics.attempt(attempt, took, place);
+            self.parts.metrics.attempt(attempt, delivered.strain.duration, first.place);
         }
         self.room.learn(ended.late, self.attempts, Instant::now());
         // The first of them may find that what is free is for others.
@@ -312,7 +321,7 @@ impl Engine {
         match ended.result {
             Err(unsent) => {
                 self.with(id, |held| {
-                    held.gate.unsent(unsent.head.id());
+                    held.gate.unsent(unsent.id());
                     held.lane.put_back(unsent);
                 });
             }

@@ -1,22 +1,38 @@
-//! A lane that this process holds: one that knows a window of its deliveries, or one that keeps them
-//! in order and so knows all of them by their places. Pure.
+//! A lane that this process holds: one that knows a window of its deliveries, or one that keeps them in
+//! order or puts them in batches, and so knows all of them by their places. Pure.
 
 use std::time::Instant;
 
 use common::ids::DeliveryId;
 
-use super::{gate::Pass, ordered::Ordered, ordered_reads::Want, window::Window};
+use super::{
+    batched::Batched, circuit::Moment, gate::Pass, ordered::Ordered, ordered_reads::Want, parcel::Parcel,
+    window::Window,
+};
 use crate::{
     delivery::Place,
     queue::{Lease, Page, Scan, Waiting},
-    routes::Order,
+    routes::{Batching, Order, Policy},
 };
+
+/// How a lane is kept, by its policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manner {
+    pub order: Order,
+    pub batching: Option<Batching>,
+}
+
+impl Manner {
+    pub fn of(policy: &Policy) -> Self {
+        Self { order: policy.order, batching: policy.batch }
+    }
+}
 
 #[derive(Debug)]
 pub struct Lane {
     pub lease: Lease,
-    /// By which it was made: one by another order is claimed anew.
-    pub order: Order,
+    /// By which it was made: one by another manner is claimed anew.
+    pub manner: Manner,
     kind: Kind,
 }
 
@@ -24,6 +40,7 @@ pub struct Lane {
 enum Kind {
     Window(Box<Window>),
     Ordered(Box<Ordered>),
+    Batched(Box<Batched>),
 }
 
 /// What a lane wants of the store.
@@ -52,30 +69,33 @@ macro_rules! each {
         match &$lane.kind {
             Kind::Window($kind) => $answer,
             Kind::Ordered($kind) => $answer,
+            Kind::Batched($kind) => $answer,
         }
     };
     (mut $lane:expr, $kind:ident => $answer:expr) => {
         match &mut $lane.kind {
             Kind::Window($kind) => $answer,
             Kind::Ordered($kind) => $answer,
+            Kind::Batched($kind) => $answer,
         }
     };
 }
 
 impl Lane {
     /// A lane that has just been leased. All deliveries up to `tail` are settled.
-    pub fn new(lease: Lease, order: Order, tail: Place) -> Self {
-        let kind = match order {
-            Order::Unordered => Kind::Window(Box::new(Window::new(tail))),
-            Order::ByUser => Kind::Ordered(Box::new(Ordered::new(false, tail))),
-            Order::Strict => Kind::Ordered(Box::new(Ordered::new(true, tail))),
+    pub fn new(lease: Lease, manner: Manner, tail: Place) -> Self {
+        let kind = match (manner.batching, manner.order) {
+            (Some(batching), order) => Kind::Batched(Box::new(Batched::new(order, batching, tail))),
+            (None, Order::Unordered) => Kind::Window(Box::new(Window::new(tail))),
+            (None, Order::ByUser) => Kind::Ordered(Box::new(Ordered::new(false, tail))),
+            (None, Order::Strict) => Kind::Ordered(Box::new(Ordered::new(true, tail))),
         };
-        Self { lease, order, kind }
+        Self { lease, manner, kind }
     }
 
     /// A lane that has just been claimed, with its first page.
-    pub fn claimed(lease: Lease, order: Order, page: Page, now: Instant) -> Self {
-        let mut lane = Self::new(lease, order, Place(0));
+    pub fn claimed(lease: Lease, manner: Manner, page: Page, now: Instant) -> Self {
+        let mut lane = Self::new(lease, manner, Place(0));
         match &mut lane.kind {
             Kind::Window(window) => {
                 window.reading();
@@ -83,6 +103,7 @@ impl Lane {
             }
             // It has to know them all, in order.
             Kind::Ordered(ordered) => ordered.is_unread(),
+            Kind::Batched(batched) => batched.is_unread(),
         }
         lane
     }
@@ -98,9 +119,38 @@ impl Lane {
 
     /// Time has passed.
     pub fn advance(&mut self, now: Instant) {
-        if let Kind::Ordered(ordered) = &mut self.kind {
-            ordered.advance(now);
+        match &mut self.kind {
+            Kind::Window(_) => {}
+            Kind::Ordered(ordered) => ordered.advance(now),
+            Kind::Batched(batched) => batched.advance(now),
         }
+    }
+
+    /// Puts the next batch together, if one may go: see `Batched::form`.
+    pub fn form(
+        &mut self,
+        pass: Pass,
+        ahead: usize,
+        room: bool,
+        id: DeliveryId,
+        at: Moment,
+    ) -> Option<Vec<(DeliveryId, Place)>> {
+        match &mut self.kind {
+            Kind::Batched(batched) => batched.form(pass, ahead, room, id, at),
+            Kind::Window(_) | Kind::Ordered(_) => None,
+        }
+    }
+
+    /// It is stored that a delivery is a member of its batch.
+    pub fn joined(&mut self, place: Place) {
+        if let Kind::Batched(batched) = &mut self.kind {
+            batched.joined(place);
+        }
+    }
+
+    /// Whether deliveries wait here for others to come.
+    pub fn gathers(&self) -> bool {
+        matches!(self.kind, Kind::Batched(_))
     }
 
     /// What is to be read now, one at a time. `room`: whether the process has room for more.
@@ -116,6 +166,11 @@ impl Lane {
                 ordered.reading(&want);
                 Some(Ask::Ordered(want))
             }
+            Kind::Batched(batched) => {
+                let want = batched.wants(room)?;
+                batched.reading(&want);
+                Some(Ask::Ordered(want))
+            }
         }
     }
 
@@ -129,15 +184,19 @@ impl Lane {
             (Kind::Ordered(ordered), Read::Scan(scan)) => ordered.scanned(scan, now),
             (Kind::Ordered(ordered), Read::Asked(page)) => ordered.asked_for(page),
             (Kind::Ordered(ordered), Read::Bodies(found)) => ordered.fetched(found),
+            (Kind::Batched(batched), Read::Scan(scan)) => batched.scanned(scan, now),
+            (Kind::Batched(batched), Read::Asked(page)) => batched.asked_for(page, now),
+            (Kind::Batched(batched), Read::Bodies(found)) => batched.fetched(found),
             _ => self.reading_failed(),
         }
     }
 
-    /// The next delivery that `pass` lets start; `short`: the process is short of room.
-    pub fn take(&mut self, pass: Pass, short: bool) -> Option<Waiting> {
+    /// The next that `pass` lets start; `short`: the process is short of room.
+    pub fn take(&mut self, pass: Pass, short: bool) -> Option<Parcel> {
         match &mut self.kind {
-            Kind::Window(window) => window.take(pass, short),
-            Kind::Ordered(ordered) => ordered.take(pass),
+            Kind::Window(window) => window.take(pass, short).map(Parcel::One),
+            Kind::Ordered(ordered) => ordered.take(pass).map(Parcel::One),
+            Kind::Batched(batched) => batched.take(pass),
         }
     }
 
@@ -145,12 +204,18 @@ impl Lane {
     pub fn take_all(&mut self) -> Vec<Waiting> {
         match &mut self.kind {
             Kind::Window(window) => window.take_all(),
-            Kind::Ordered(_) => Vec::new(),
+            Kind::Ordered(_) | Kind::Batched(_) => Vec::new(),
         }
     }
 
-    pub fn put_back(&mut self, delivery: Waiting) {
-        each!(mut self, kind => kind.put_back(delivery));
+    pub fn put_back(&mut self, parcel: Parcel) {
+        match (&mut self.kind, parcel) {
+            (Kind::Window(window), Parcel::One(delivery)) => window.put_back(delivery),
+            (Kind::Ordered(ordered), Parcel::One(delivery)) => ordered.put_back(delivery),
+            (Kind::Batched(batched), parcel) => batched.put_back(parcel),
+            // There was none.
+            (Kind::Window(_) | Kind::Ordered(_), Parcel::Batch(_)) => {}
+        }
     }
 
     /// The outcome of a delivery is stored; `again`: it was scheduled for then.
@@ -190,7 +255,11 @@ impl Lane {
 
     /// Whether some wait for others to be settled.
     pub fn is_blocked(&self) -> bool {
-        matches!(&self.kind, Kind::Ordered(ordered) if ordered.is_blocked())
+        match &self.kind {
+            Kind::Window(_) => false,
+            Kind::Ordered(ordered) => ordered.is_blocked(),
+            Kind::Batched(batched) => batched.is_blocked(),
+        }
     }
 
     pub fn next_scheduled(&self) -> Option<Instant> {
@@ -212,6 +281,7 @@ impl Lane {
         match &self.kind {
             Kind::Window(_) => 0,
             Kind::Ordered(ordered) => ordered.len(),
+            Kind::Batched(batched) => batched.len(),
         }
     }
 }

@@ -5,9 +5,16 @@
 //! changed, and a stop drains.
 
 mod attempt;
+mod batched;
+mod batched_index;
+mod batched_reads;
+#[cfg(test)]
+mod batched_tests;
+mod batching;
 mod calls;
 mod circuit;
 mod engine;
+mod forming;
 mod gate;
 mod lane;
 mod lease;
@@ -17,6 +24,7 @@ mod ordered_reads;
 #[cfg(test)]
 mod ordered_tests;
 mod outcomes;
+mod parcel;
 mod room;
 mod settling;
 pub mod status;

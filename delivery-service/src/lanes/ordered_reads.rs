@@ -17,7 +17,7 @@ use crate::{
 /// Deliveries that a lane knows at most when they are ordered by key.
 pub const ENTRIES: usize = 100_000;
 /// The same when the process knows too many.
-const FEW_ENTRIES: usize = 1_000;
+pub const FEW_ENTRIES: usize = 1_000;
 /// Bodies that are fetched in one go.
 const FETCH: usize = 64;
 /// More bodies are fetched when fewer deliveries than this could start.

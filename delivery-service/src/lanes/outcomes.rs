@@ -9,16 +9,17 @@ use super::{
     attempt::Delivered,
     circuit::{Change, Moment},
     engine::Engine,
+    parcel::Parcel,
     status::LaneStatus,
 };
 use crate::{
     metrics::Circuit,
-    queue::{Lease, Settled},
+    queue::{Lease, Settled, Waiting},
 };
 
 impl Engine {
     pub(super) fn delivered(&mut self, lease: Lease, delivered: Delivered) {
-        let Delivered { delivery, fate, strain, hold, gone } = delivered;
+        let Delivered { parcel, fate, strain, hold, gone } = delivered;
         let (id, at) = (lease.webhook_id, self.moment());
         let route = self.parts.routes.route(id);
         self.statuses.count(id, strain.succeeded, strain.duration, at.time);
@@ -31,7 +32,7 @@ impl Engine {
             if let Some(pause) = hold {
                 held.gate.hold(at.now + pause);
             }
-            held.gate.ended(delivery.head.id(), strain, &policy, at, rand::random())
+            held.gate.ended(parcel.id(), strain, &policy, at, rand::random())
         });
         if let Some(change) = change.flatten() {
             self.changed(id, change);
@@ -45,7 +46,13 @@ impl Engine {
             tracing::warn!(webhook = %id, "the receiver is gone (410): the webhook is to be disabled");
             self.parts.disable.disable(id, revision, format!("the receiver answered 410 Gone ({answer})"));
         }
-        self.settling.outcome(lease, Settled { place: delivery.place, head: delivery.head, fate });
+        let outcome = |delivery: Waiting| Settled { place: delivery.place, head: delivery.head, fate };
+        match parcel {
+            Parcel::One(delivery) => self.settling.outcome(lease, outcome(delivery)),
+            Parcel::Batch(batch) => {
+                batch.members.into_iter().for_each(|member| self.settling.outcome(lease, outcome(member)));
+            }
+        }
     }
 
     /// A circuit has opened, closed, or waits on: the next holder must know.

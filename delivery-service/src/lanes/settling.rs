@@ -39,6 +39,8 @@ pub struct Stored {
     pub id: DeliveryId,
     pub place: Place,
     pub again: Option<Duration>,
+    /// It waits on, as a member of a batch.
+    pub joined: bool,
 }
 
 /// A finished call, lane by lane.
@@ -191,5 +193,6 @@ fn stored(settled: &Settled) -> Stored {
         Fate::Retry { after } => Some(after),
         _ => None,
     };
-    Stored { id: settled.head.id(), place: settled.place, again }
+    let joined = settled.fate == Fate::Batch;
+    Stored { id: settled.head.id(), place: settled.place, again, joined }
 }

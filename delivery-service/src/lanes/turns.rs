@@ -14,6 +14,7 @@ use super::{
     circuit::Circuit,
     engine::Engine,
     gate::Pass,
+    lane::Manner,
 };
 use crate::{
     delivery::{Fault, State},
@@ -26,9 +27,9 @@ const TURN: usize = 8;
 /// A lane that has nothing to do is kept for so long: more often comes soon.
 const LINGER: Duration = Duration::from_millis(250);
 /// Deliveries of ordered lanes that the process knows by their places.
-const ENTRIES: usize = 500_000;
+pub(super) const ENTRIES: usize = 500_000;
 /// Outcomes that may wait for the store before nothing new starts.
-const UNSTORED: usize = 20_000;
+pub(super) const UNSTORED: usize = 20_000;
 
 /// What a lane's route says to do with it.
 enum Course {
@@ -40,15 +41,15 @@ enum Course {
 impl Engine {
     /// A lane's turn.
     pub(super) fn turn(&mut self, id: WebhookId, now: Instant) {
-        let wanted = self.order(id);
+        let wanted = self.manner(id);
         let Some(held) = self.lanes.get_mut(&id) else { return };
         held.ready = false;
         held.lane.advance(now);
-        let (order, (known, _)) = (held.lane.order, held.lane.known_to());
+        let (manner, (known, _)) = (held.lane.manner, held.lane.known_to());
         match course(&self.parts, id) {
             _ if self.draining => self.give_back(id, None),
-            // Made by another order than what it is to be worked on by: claimed anew.
-            _ if order != wanted => self.give_back(id, Some(Release::Free { known, unread: true })),
+            // Made by another manner than what it is to be worked on by: claimed anew.
+            _ if manner != wanted => self.give_back(id, Some(Release::Free { known, unread: true })),
             Course::End(fate, state, reason) => self.end_all(id, fate, state, reason, now),
             Course::Deliver(_) if held.stale || held.lane.is_stale() => {
                 let (known, _) = held.lane.known_to();
@@ -59,6 +60,9 @@ impl Engine {
                 self.give_back(id, Some(release));
             }
             Course::Deliver(route) if !held.gone => {
+                if manner.batching.is_some() {
+                    self.form(id, &route, now);
+                }
                 if self.start(id, &route, now) {
                     // It has had its turn and could go on.
                     self.make_ready(id);
@@ -83,23 +87,24 @@ impl Engine {
                 return false;
             }
             let free = self.room.allows().saturating_sub(self.attempts);
-            if !has_room(held.gate.under_way(), free) || self.settling.waiting() >= UNSTORED {
+            let full = self.batch_bytes >= self.parts.limits.memory_bytes && held.lane.gathers();
+            if full || !has_room(held.gate.under_way(), free) || self.settling.waiting() >= UNSTORED {
                 self.starve(id);
                 return false;
             }
             let short = free < self.room.allows() / 4;
             let next = self.with(id, |held| {
-                let delivery = held.lane.take(pass, short)?;
-                let (id, asked) = (delivery.head.id(), delivery.head.asked_again);
-                held.gate.started(id, asked, pass, &route.policy, now);
-                Some(delivery)
+                let parcel = held.lane.take(pass, short)?;
+                held.gate.started(parcel.id(), parcel.asked(), pass, &route.policy, now);
+                Some(parcel)
             });
-            let Some(delivery) = next.flatten() else { return false };
+            let Some(parcel) = next.flatten() else { return false };
             self.attempts += 1;
+            self.batch_bytes += parcel.batch_bytes();
             let (context, route, ended) = (self.context.clone(), route.clone(), self.ended.clone());
             let started = Instant::now();
             tokio::spawn(async move {
-                let end = attempt::run(&context, lease, &route, delivery, started).await;
+                let end = attempt::run(&context, lease, &route, parcel, started).await;
                 let _ = ended.send(end);
             });
         }
@@ -107,9 +112,9 @@ impl Engine {
     }
 
     /// How the lane of this webhook is to be kept: as its route says while it delivers.
-    pub(super) fn order(&self, id: WebhookId) -> Order {
+    pub(super) fn manner(&self, id: WebhookId) -> Manner {
         let route = self.parts.routes.route(id).filter(|route| route.state == RouteState::Active);
-        route.map_or(Order::Unordered, |route| route.policy.order)
+        route.map_or_else(Manner::default, |route| Manner::of(&route.policy))
     }
 
     /// Ends all that waits in a lane, its future retries too.
@@ -161,7 +166,7 @@ impl Engine {
         }
         let mut timer = [scheduled, passes].into_iter().flatten().min();
         let rests = held.quiet() && held.lane.empty() && long(scheduled);
-        if rests && held.lane.is_blocked() && held.lane.order == Order::Strict {
+        if rests && held.lane.is_blocked() && held.lane.manner.order == Order::Strict {
             // All wait for one.
             let duration = scheduled.map_or(LINGER, |at| at - now);
             return self.give_back(id, Some(Release::Hold { duration }));

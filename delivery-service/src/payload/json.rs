@@ -8,3 +8,19 @@ pub fn render(event: &Event) -> Bytes {
     // Serialising cannot fail: keys are strings, numbers finite, and a Vec takes every write.
     serde_json::to_vec(&Body::of(event)).unwrap_or_default().into()
 }
+
+/// An array of bodies as they are.
+pub fn array<'a>(bodies: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>) -> Bytes {
+    let bodies = bodies.into_iter();
+    let size = bodies.clone().map(|body| body.len() + 1).sum::<usize>() + 2;
+    let mut array = Vec::with_capacity(size);
+    array.push(b'[');
+    for body in bodies {
+        if array.len() > 1 {
+            array.push(b',');
+        }
+        array.extend_from_slice(body);
+    }
+    array.push(b']');
+    array.into()
+}

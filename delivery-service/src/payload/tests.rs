@@ -266,3 +266,12 @@ proptest! {
         check(&odd, &text);
     }
 }
+
+#[test]
+fn an_array_holds_bodies_byte_for_byte() {
+    let cases: [(&[&[u8]], &[u8]); 3] =
+        [(&[], b"[]"), (&[b"{\"a\": 1}"], b"[{\"a\": 1}]"), (&[b"{}", b"{ }", b"1"], b"[{},{ },1]")];
+    for (bodies, expected) in cases {
+        assert_eq!(json::array(bodies.iter().copied()), expected);
+    }
+}

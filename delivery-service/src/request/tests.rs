@@ -113,6 +113,39 @@ fn a_plain_request_carries_these_headers_and_no_others() {
 }
 
 #[test]
+fn a_batch_s_request_carries_its_own_id_and_its_members_and_nothing_of_one_event() {
+    let route = route("https://h.example/", UrlParameters::Event);
+    let body = Bytes::from_static(b"[{},{}]");
+    let id = |n| DeliveryId::new(0, 0, n);
+    let request = build_batch(&route, id(9), "a cart", &[id(1), id(2)], body.clone(), NOW);
+    assert_eq!(request.url, "https://h.example/?eventType=a%20cart&licenseCode=~99199077");
+    let mut signature = format!("{}1800000000", id(9)).into_bytes();
+    signature::sign(&route.signing_keys, 32, &body, NOW, &mut signature);
+    let signature = String::from_utf8(signature.split_off(42)).unwrap();
+    let version = format!("hookline/{}", env!("CARGO_PKG_VERSION"));
+    let (nine, members) = (id(9).to_string(), format!("{},{}", id(1), id(2)));
+    let expected = BTreeMap::from([
+        ("content-type", "application/json; charset=utf-8"),
+        ("user-agent", &*version),
+        ("x-request-id", &nine),
+        ("webhook-id", &nine),
+        ("webhook-timestamp", "1800000000"),
+        ("webhook-signature", &signature),
+        ("webhook-delivery-ids", &members),
+    ]);
+    let headers: BTreeMap<_, _> =
+        request.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    assert_eq!(headers, expected);
+    assert_eq!(request.body, body);
+
+    for (count, listed) in [(1, true), (100, true), (101, false)] {
+        let members: Vec<_> = (0..count).map(id).collect();
+        let headers = build_batch(&route, id(9), "a", &members, body.clone(), NOW).headers;
+        assert_eq!(headers.contains_key("webhook-delivery-ids"), listed, "{count}");
+    }
+}
+
+#[test]
 fn what_a_delivery_or_its_route_adds_is_there_when_it_is_set() {
     let mut route = route("https://h.example/", UrlParameters::None);
     route.authorization = Some(HeaderValue::from_static("Bearer t0ken"));

@@ -21,7 +21,7 @@ use http::{HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 use proto::v1;
 
-use super::{Order, Policy, Route, RouteState, SigningKey, UrlParameters};
+use super::{Batching, Order, Policy, Route, RouteState, SigningKey, UrlParameters};
 
 /// A webhook that this version cannot serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,7 @@ static DEFAULT_DELAYS: LazyLock<Arc<[Duration]>> =
     LazyLock::new(|| [5, 300, 1_800, 7_200, 18_000, 36_000, 36_000].map(Duration::from_secs).into());
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 const DEFAULT_MAX_IN_FLIGHT: u32 = 50;
+const DEFAULT_MAX_DELAY: Duration = Duration::from_secs(1);
 
 impl Converter {
     /// The route as of `revision`.
@@ -82,17 +83,22 @@ impl Converter {
             Ok(v1::WebhookState::Disabled) => RouteState::Disabled,
             Err(_) => return Err(unknown("state", webhook.state)),
         };
+        let url_parameters = url_parameters(&webhook, account_secret)?;
+        let policy = policy(webhook.delivery_policy.unwrap_or_default(), &url_parameters)?;
+        if xml && policy.batch.is_some() {
+            return Err("its format goes in no batch".into());
+        }
         Ok(Route {
             webhook_id: webhook.id.parse().map_err(|_| "its id is no webhook id")?,
             revision,
             rule,
             state,
             xml,
-            url_parameters: url_parameters(&webhook, account_secret)?,
+            url_parameters,
             headers: webhook.headers.iter().map(header).collect::<Result<_, _>>()?,
             authorization: webhook.authentication.map(authorization).transpose()?.flatten(),
             signing_keys: signing_keys(keys)?,
-            policy: policy(webhook.delivery_policy.unwrap_or_default())?,
+            policy,
             license_code: webhook.license_code.into(),
             post_url: webhook.post_url.into(),
         })
@@ -183,17 +189,22 @@ fn signing_keys(keys: Vec<v1::SigningKey>) -> Result<Box<[SigningKey]>, String> 
     keys.into_iter().map(decode).collect::<Result<_, &str>>().map_err(Into::into)
 }
 
-fn policy(policy: v1::DeliveryPolicy) -> Result<Policy, String> {
+fn policy(policy: v1::DeliveryPolicy, parameters: &UrlParameters) -> Result<Policy, String> {
     let order = match v1::DeliveryOrder::try_from(policy.order) {
         Ok(v1::DeliveryOrder::Unspecified | v1::DeliveryOrder::Unordered) => Order::Unordered,
         Ok(v1::DeliveryOrder::ByUser) => Order::ByUser,
         Ok(v1::DeliveryOrder::Strict) => Order::Strict,
         Err(_) => return Err(unknown("delivery_policy.order", policy.order)),
     };
-    if policy.batch.is_some() {
-        return Err("batches are not supported yet".into());
-    }
     let duration = |d: prost_types::Duration| Duration::try_from(d).map_err(|_| "a negative duration");
+    let batching = |batch: v1::BatchPolicy| -> Result<Batching, String> {
+        Ok(Batching {
+            max_events: usize::try_from(batch.max_events).ok().filter(|n| *n > 0).ok_or("a batch of none")?,
+            max_delay: batch.max_delay.map(duration).transpose()?.unwrap_or(DEFAULT_MAX_DELAY),
+            one_type: *parameters != UrlParameters::None,
+        })
+    };
+    let batch = policy.batch.map(batching).transpose()?;
     let retry_delays: Arc<[Duration]> = if policy.no_retries {
         Arc::default()
     } else if policy.retry_delays.is_empty() {
@@ -212,7 +223,7 @@ fn policy(policy: v1::DeliveryPolicy) -> Result<Policy, String> {
         return Err("max_rate is no rate".into());
     }
     let timeout = policy.timeout.map(duration).transpose()?.unwrap_or(DEFAULT_TIMEOUT);
-    Ok(Policy { timeout, retry_delays, max_in_flight, max_rate: policy.max_rate, order })
+    Ok(Policy { timeout, retry_delays, max_in_flight, max_rate: policy.max_rate, order, batch })
 }
 
 #[cfg(test)]

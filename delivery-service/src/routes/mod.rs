@@ -68,6 +68,19 @@ pub struct Policy {
     /// A second; 0 is unlimited.
     pub max_rate: f64,
     pub order: Order,
+    /// One request for several deliveries.
+    pub batch: Option<Batching>,
+}
+
+/// How deliveries go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batching {
+    /// In one request.
+    pub max_events: usize,
+    /// How long the first waits for others, from when it was accepted.
+    pub max_delay: Duration,
+    /// Only those with the same `eventType` go together: it stands in the query.
+    pub one_type: bool,
 }
 
 /// Which deliveries wait for which.
@@ -90,6 +103,7 @@ impl Default for Policy {
             max_in_flight: 50,
             max_rate: 0.0,
             order: Order::Unordered,
+            batch: None,
         }
     }
 }

@@ -31,7 +31,7 @@ use delivery_service::{
     metrics::Metrics,
     queue::{self, Queue, disk::DiskQueue, group::Group},
     routes::{
-        Order, Policy, Route, RouteState, UrlParameters,
+        Batching, Order, Policy, Route, RouteState, UrlParameters,
         disable::Disabling,
         table::{Edit, Staging, Table},
         upstream::Upstream,
@@ -61,6 +61,11 @@ fn route(n: u64, url: &str) -> Route {
         retry_delays: vec![Duration::from_millis(20); 30].into(),
         max_in_flight: 8,
         order: [Order::Unordered, Order::ByUser, Order::Strict][n as usize % 3],
+        batch: (n >= WEBHOOKS / 2).then_some(Batching {
+            max_events: 5,
+            max_delay: Duration::from_millis(30),
+            one_type: n.is_multiple_of(2),
+        }),
         ..Policy::default()
     };
     Route {
@@ -157,14 +162,19 @@ async fn nothing_is_lost(seed: u64) {
         }
     }
     assert_eq!(accepted.len(), EVENTS * WEBHOOKS as usize, "one delivery an event and webhook");
-    let mut arrived: HashMap<String, usize> = HashMap::new();
+    let mut batches: HashMap<String, String> = HashMap::new();
     let waiting = async {
         let mut missing: HashSet<String> = accepted.iter().map(ToString::to_string).collect();
         while !missing.is_empty() {
             let received = receiver.next().await;
             let id = received.header("webhook-id").to_owned();
-            missing.remove(&id);
-            *arrived.entry(id).or_default() += 1;
+            let members = received.headers.get("webhook-delivery-ids").map(|ids| ids.to_str().unwrap());
+            let members = members.unwrap_or(&id).to_owned();
+            for member in members.split(',') {
+                missing.remove(member);
+            }
+            let before = batches.entry(id).or_insert_with(|| members.clone());
+            assert_eq!(*before, members, "a batch keeps its members");
         }
     };
     tokio::time::timeout(PATIENCE, waiting).await.expect("all that was accepted should arrive");

@@ -87,6 +87,27 @@ fn what_a_webhook_says_stands() {
     assert_eq!((route.policy.max_in_flight, route.policy.max_rate), (3, 2.5));
 }
 
+fn batch(batch: v1::BatchPolicy) -> v1::Webhook {
+    let policy = v1::DeliveryPolicy { batch: Some(batch), ..v1::DeliveryPolicy::default() };
+    v1::Webhook { delivery_policy: Some(policy), ..webhook() }
+}
+
+#[test]
+fn batches_are_of_one_type_unless_the_query_has_none() {
+    let by_default = batch(v1::BatchPolicy { max_events: 2, max_delay: None });
+    let second = Duration::from_secs(1);
+    let expected = Batching { max_events: 2, max_delay: second, one_type: true };
+    assert_eq!(route(by_default).unwrap().policy.batch, Some(expected));
+    let max_delay = Some(ProtoDuration { seconds: 0, nanos: 0 });
+    let given = v1::Webhook {
+        url_parameters: v1::UrlParameters::None as i32,
+        ..batch(v1::BatchPolicy { max_events: 1_000, max_delay })
+    };
+    let expected = Batching { max_events: 1_000, max_delay: Duration::ZERO, one_type: false };
+    assert_eq!(route(given).unwrap().policy.batch, Some(expected));
+    assert_eq!(route(webhook()).unwrap().policy.batch, None);
+}
+
 #[test]
 fn one_attempt_and_no_more() {
     let policy = v1::DeliveryPolicy { no_retries: true, ..v1::DeliveryPolicy::default() };
@@ -169,12 +190,15 @@ fn what_this_version_does_not_know_is_refused_by_the_webhooks_name_and_without_s
         ("oauth2", method(Method::Oauth2(v1::OAuth2ClientCredentials::default()))),
         ("client_certificate", method(Method::ClientCertificate(v1::ClientCertificate::default()))),
         ("order", policy(v1::DeliveryPolicy { order: 9, ..v1::DeliveryPolicy::default() })),
+        ("a batch of none", batch(v1::BatchPolicy::default())),
         (
-            "batches",
-            policy(v1::DeliveryPolicy {
-                batch: Some(v1::BatchPolicy::default()),
-                ..v1::DeliveryPolicy::default()
-            }),
+            "goes in no batch",
+            v1::Webhook {
+                r#type: v1::WebhookType::Feedback as i32,
+                event_names: Vec::new(),
+                format: v1::PayloadFormat::Xml as i32,
+                ..batch(v1::BatchPolicy { max_events: 2, max_delay: None })
+            },
         ),
         (
             "duration",

@@ -1,0 +1,88 @@
+//! What one request carries: a delivery alone, or a batch of them, whose body is an array of theirs.
+
+use bytes::Bytes;
+use common::{clock::Time, ids::DeliveryId};
+
+use crate::{delivery::Head, payload, queue::Waiting, request, routes::Route, send::Request};
+
+#[expect(clippy::large_enum_variant, reason = "almost all are of the large one")]
+#[derive(Debug)]
+pub enum Parcel {
+    One(Waiting),
+    Batch(Batch),
+}
+
+#[derive(Debug)]
+pub struct Batch {
+    pub id: DeliveryId,
+    /// In order of place; at least one.
+    pub members: Vec<Waiting>,
+    /// Of their bodies.
+    pub bytes: usize,
+}
+
+impl Parcel {
+    /// The `webhook-id` of its request.
+    pub fn id(&self) -> DeliveryId {
+        match self {
+            Self::One(delivery) => delivery.head.id(),
+            Self::Batch(batch) => batch.id,
+        }
+    }
+
+    pub fn deliveries(&self) -> &[Waiting] {
+        match self {
+            Self::One(delivery) => std::slice::from_ref(delivery),
+            Self::Batch(batch) => &batch.members,
+        }
+    }
+
+    pub fn deliveries_mut(&mut self) -> &mut [Waiting] {
+        match self {
+            Self::One(delivery) => std::slice::from_mut(delivery),
+            Self::Batch(batch) => &mut batch.members,
+        }
+    }
+
+    /// Whether any of it was asked for again.
+    pub fn asked(&self) -> bool {
+        self.deliveries().iter().any(|delivery| delivery.head.asked_again)
+    }
+
+    /// Bytes that a batch takes beside what the lane counts.
+    pub fn batch_bytes(&self) -> usize {
+        match self {
+            Self::One(_) => 0,
+            Self::Batch(batch) => batch.bytes,
+        }
+    }
+
+    /// The delivery by whose retries it goes on: of a batch the one that has most of them left.
+    pub fn leader(&self) -> Option<&Head> {
+        self.deliveries().iter().map(|delivery| &delivery.head).min_by_key(|head| head.retries_used())
+    }
+
+    /// The body of its requests. A batch lets go of its members': these are in memory once.
+    pub fn pack(&mut self) -> Bytes {
+        match self {
+            Self::One(delivery) => delivery.body.clone(),
+            Self::Batch(batch) => {
+                let body = payload::json::array(batch.members.iter().map(|member| &*member.body));
+                batch.members.iter_mut().for_each(|member| member.body = Bytes::new());
+                body
+            }
+        }
+    }
+
+    /// The request of an attempt that starts `now`, with the body that it was packed into.
+    pub fn request(&self, route: &Route, body: Bytes, now: Time) -> Request {
+        match self {
+            Self::One(delivery) => request::build(route, &delivery.head, body, now),
+            Self::Batch(batch) => {
+                let ids: Vec<_> = batch.members.iter().map(|member| member.head.id()).collect();
+                let event_type = batch.members.first().map_or("", |first| &first.head.event_type);
+                request::build_batch(route, batch.id, event_type, &ids, body, now)
+            }
+        }
+    }
+}
