@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a scenario that cannot go on has failed")]
 
 mod bad_input;
+mod batches;
 mod crash;
 mod deliveries;
 mod demo;

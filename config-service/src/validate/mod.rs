@@ -40,7 +40,14 @@ pub fn webhook(webhook: Webhook, stored: Option<&Webhook>, rules: &Rules, found:
     sending::authentication(webhook.authentication.as_ref(), found);
     modes(&mut webhook, stored, found);
     let given = webhook.delivery_policy.take().unwrap_or_default();
-    webhook.delivery_policy = Some(policy::policy(given, found));
+    let policy = policy::policy(given, found);
+    if policy.batch.is_some() && webhook.format == i32::from(PayloadFormat::Xml) {
+        found.add(
+            "webhook.delivery_policy.batch",
+            "batches are JSON only: leave it unset, or set format to PAYLOAD_FORMAT_JSON",
+        );
+    }
+    webhook.delivery_policy = Some(policy);
     webhook
 }
 

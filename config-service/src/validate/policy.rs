@@ -3,15 +3,18 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use common::status::Violations;
-use proto::v1::{DeliveryOrder, DeliveryPolicy};
+use proto::v1::{BatchPolicy, DeliveryOrder, DeliveryPolicy};
 
-use super::{not_yet, unknown};
+use super::unknown;
 
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 const DEFAULT_TIMEOUT_S: i64 = 15;
 const RETRY_DELAY: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 86_400);
 const MAX_RETRIES: usize = 30;
 const DEFAULT_RETRY_DELAYS_S: [i64; 7] = [5, 300, 1_800, 7_200, 18_000, 36_000, 36_000];
+const MAX_EVENTS: RangeInclusive<i32> = 2..=1_000;
+const MAX_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+const DEFAULT_MAX_DELAY_S: i64 = 1;
 const MAX_IN_FLIGHT: RangeInclusive<i32> = 1..=1_000;
 const DEFAULT_MAX_IN_FLIGHT: i32 = 50;
 /// Requests a second. Below, one request would wait for longer than a retry; above, no clock can tell.
@@ -37,10 +40,20 @@ pub fn policy(mut policy: DeliveryPolicy, found: &mut Violations) -> DeliveryPol
         );
     }
     order(&mut policy, found);
-    if policy.batch.is_some() {
-        not_yet(found, "webhook.delivery_policy.batch", "a batch", "single requests, leaving it unset");
+    if let Some(batch) = policy.batch.as_mut() {
+        self::batch(batch, found);
     }
     policy
+}
+
+fn batch(batch: &mut BatchPolicy, found: &mut Violations) {
+    if !MAX_EVENTS.contains(&batch.max_events) {
+        found.add("webhook.delivery_policy.batch.max_events", "use 2 to 1,000");
+    }
+    let delay = batch.max_delay.get_or_insert_with(|| seconds(DEFAULT_MAX_DELAY_S));
+    if !within(delay, &MAX_DELAY) {
+        found.add("webhook.delivery_policy.batch.max_delay", "use a duration of 0 s to 60 s");
+    }
 }
 
 fn retries(policy: &mut DeliveryPolicy, found: &mut Violations) {

@@ -23,6 +23,11 @@ fn feedback() -> Webhook {
     Webhook { r#type: WebhookType::Feedback.into(), event_names: vec![], ..valid() }
 }
 
+fn batch(max_events: i32, max_delay: Option<prost_types::Duration>) -> Webhook {
+    let batch = Some(BatchPolicy { max_events, max_delay });
+    with_policy(DeliveryPolicy { batch, ..DeliveryPolicy::default() })
+}
+
 fn with_policy(policy: DeliveryPolicy) -> Webhook {
     Webhook { delivery_policy: Some(policy), ..valid() }
 }
@@ -170,10 +175,14 @@ fn each_fault_is_named_by_its_path_with_what_to_do() {
         (rate(f64::INFINITY), "webhook.delivery_policy.max_rate", "1,000,000"),
         (rate(1e-300), "webhook.delivery_policy.max_rate", "0.0001"),
         (order(4), "webhook.delivery_policy.order", "unknown"),
+        (batch(1, None), "webhook.delivery_policy.batch.max_events", "2 to 1,000"),
+        (batch(1_001, None), "webhook.delivery_policy.batch.max_events", "2 to 1,000"),
+        (batch(2, Some(duration(60, 1))), "webhook.delivery_policy.batch.max_delay", "0 s to 60 s"),
+        (batch(2, Some(duration(-1, 0))), "webhook.delivery_policy.batch.max_delay", "0 s to 60 s"),
         (
-            with_policy(DeliveryPolicy { batch: Some(BatchPolicy::default()), ..policy() }),
+            Webhook { format: 2, delivery_policy: batch(2, None).delivery_policy, ..feedback() },
             "webhook.delivery_policy.batch",
-            "not supported yet",
+            "JSON only",
         ),
         (
             with_policy(DeliveryPolicy { no_retries: true, retry_delays: vec![duration(5, 0)], ..policy() }),
@@ -212,6 +221,8 @@ fn what_is_allowed_at_the_edges_is_stored_as_given() {
         with_method(basic("käse", "p:w")),
         with_method(bearer("abc.def-ghi_=")),
         delays(vec![duration(0, 100_000_000), duration(604_800, 0)]),
+        batch(2, Some(duration(0, 0))),
+        batch(1_000, Some(duration(60, 0))),
         with_policy(DeliveryPolicy {
             timeout: Some(duration(60, 0)),
             max_in_flight: 1_000,
@@ -252,6 +263,10 @@ fn defaults_are_filled_in() {
         let webhook = super::webhook(ordered, None, &Rules::default(), &mut found);
         assert_eq!((webhook.delivery_policy.unwrap().order(), found.is_empty()), (order, true));
     }
+
+    let batched = super::webhook(batch(2, None), None, &Rules::default(), &mut found);
+    let batch = batched.delivery_policy.unwrap().batch.unwrap();
+    assert_eq!((batch.max_events, batch.max_delay, found.is_empty()), (2, Some(duration(1, 0)), true));
 
     let once = with_policy(DeliveryPolicy { no_retries: true, ..DeliveryPolicy::default() });
     let webhook = super::webhook(once, None, &Rules::default(), &mut found);
