@@ -39,6 +39,7 @@ mod redis_list;
 mod redis_memory;
 mod redis_record;
 mod redis_scan;
+mod redis_settle;
 pub mod redis_watch;
 pub mod watched;
 

@@ -14,11 +14,12 @@
 //! | `P:{qN}:news:HOLDER` | set: lanes it held when something happened in them; with `w` behind: that were woken; with `c`: from which others withdrew |
 //! | `P:{qN}:heads` | hash: delivery id → mark and head (`redis_record.rs`) |
 //! | `P:{qN}:bodies` | hash: delivery id → body, of those that are open or FAILED |
-//! | `P:{qN}:lane:ID` | hash: license, fence, holder ("" free), last (place), done (to which place all fresh ones are), hold (until ms; `inf` parked), n and bytes (open), ended (in `ok`), late ("1": some are or were scheduled), memo, age (when its history is looked at), bulk and bulk_to (places: what is left of a bulk retry) |
+//! | `P:{qN}:states` | hash: lane → what is kept of it, packed (`lua/lane.lua`): license, fence, holder ("" free), last (place), done (to which place all fresh ones are), hold (until ms), n and bytes (open), ended (in history), late (1: some are or were scheduled), memo, age (when its history is looked at), bulk and bulk_to (places: what is left of a bulk retry), the newest of its history |
 //! | `P:{qN}:bulk` | zset: lane with a bulk retry → when its next slice is due, ms |
 //! | `P:{qN}:open:ID` | zset: delivery id → place, of all open ones |
 //! | `P:{qN}:sched:ID` | zset: delivery id → due ms, of the scheduled ones; under 10⁹: asked for, in that order |
-//! | `P:{qN}:ok:ID`, `…:failed:ID` | zsets: delivery id → place. History; `ok` has SUCCEEDED and CANCELLED |
+//! | `P:{qN}:ok:ID` | list: history of SUCCEEDED and CANCELLED but the newest, in order of their end; blobs of place (8 bytes) and id |
+//! | `P:{qN}:failed:ID` | zset: delivery id → place, of FAILED ones |
 //! | `P:{qN}:aging` | zset: lane with history → when something of it is too old, ms |
 //! | `P:{qN}:evs` | zset: bucket of event ids, by its start, ms → when it is closed, ms; a window later it goes whole |
 //! | `P:{qN}:ev:START` | hash: 14 bytes of SHA-256 of lane and event id → delivery id and when it was noted (4 bytes, ms since START) |

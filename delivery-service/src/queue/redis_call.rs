@@ -13,6 +13,7 @@ use super::QueueError;
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
+const LANE: &str = include_str!("lua/lane.lua");
 const EVENTS: &str = include_str!("lua/events.lua");
 const HISTORY: &str = include_str!("lua/history.lua");
 const PAGE: &str = include_str!("lua/page.lua");
@@ -47,7 +48,7 @@ pub(super) struct Verbs {
 impl Verbs {
     pub fn new() -> Self {
         let verb = |flags: &str, parts: &[&str]| {
-            let code = format!("#!lua{flags}\n{PRELUDE}{}", parts.concat());
+            let code = format!("#!lua{flags}\n{PRELUDE}{LANE}{}", parts.concat());
             Verb { hash: Script::new(&code).get_hash().to_owned(), code }
         };
         let frees = |parts: &[&str]| verb(" flags=allow-oom", parts);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use common::ids::{DeliveryId, WebhookId};
 use futures_util::future::join_all;
-use redis::cmd;
+use redis::{Value, cmd};
 
 use super::{
     Listed, Place, Query, QueueError,
@@ -88,12 +88,20 @@ impl RedisQueue {
                 let mut call = self.call(&self.verbs.list, shard)?;
                 call.arg(each).arg(sets).arg(query.from.0);
                 for &lane in lanes {
-                    call.arg(&lane.bytes()).arg(upper(lane, query));
+                    let upper =
+                        upper(lane, query).map_or_else(|| "+inf".into(), |Place(place)| format!("({place}"));
+                    call.arg(&lane.bytes()).arg(upper);
                 }
                 let mut answer = Answer::of(self.verbs.list.run(&self.connection, call, TIMEOUT).await?)?;
                 for &lane in lanes {
                     for _ in 0..indexes {
-                        let mut index = answer.array()?;
+                        let mut index = match answer.value()? {
+                            Value::BulkString(history) => {
+                                entries.push(newest_of(&history, lane, query, each));
+                                continue;
+                            }
+                            index => Answer::of(index)?,
+                        };
                         let mut of_index = Vec::with_capacity(index.left() / 2);
                         while index.left() > 1 {
                             let id = DeliveryId::from_bytes(index.id()?);
@@ -161,14 +169,26 @@ fn sets(states: &[State]) -> &'static str {
     }
 }
 
-/// Up to which place a lane is read, as Redis writes the end of a range.
-fn upper(lane: WebhookId, query: &Query) -> String {
-    let after = query.after.map(|(place, webhook)| if lane < webhook { place.0 + 1 } else { place.0 });
-    let to = query.to.map(|place| place.0);
-    match after.into_iter().chain(to).min() {
-        Some(place) => format!("({place}"),
-        None => "+inf".into(),
-    }
+/// Up to which place, exclusive, a lane is read; `None`: to its end.
+fn upper(lane: WebhookId, query: &Query) -> Option<Place> {
+    let after = query.after.map(|(place, webhook)| if lane < webhook { Place(place.0 + 1) } else { place });
+    after.into_iter().chain(query.to).min()
+}
+
+/// Of a lane's ended ones, places and ids that stand in order of their end, the newest places of the query.
+fn newest_of(history: &[u8], lane: WebhookId, query: &Query, most: usize) -> Vec<(At, DeliveryId)> {
+    let upper = upper(lane, query);
+    let entry = |entry: &[u8]| {
+        let (place, id) = entry.split_first_chunk()?;
+        let place = Place(u64::from_be_bytes(*place));
+        let wanted = place >= query.from && upper.is_none_or(|upper| place < upper);
+        let id = DeliveryId::from_bytes(id.try_into().ok()?);
+        wanted.then_some(((place, lane), id))
+    };
+    let mut found: Vec<_> = history.chunks(24).filter_map(entry).collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    found.truncate(most);
+    found
 }
 
 fn matches(head: &Head, query: &Query) -> bool {

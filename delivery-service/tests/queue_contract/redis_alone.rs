@@ -172,7 +172,8 @@ async fn a_quiet_lanes_history_ages_out_to_nothing() {
     bench.advance(Limits::default().ended_age + MINUTE).await;
     bench.nothing_is_due().await;
     assert!(bench.queue.get(put.id).await.unwrap().is_none());
-    assert_eq!(ask(&bench, &[b"EXISTS", &lane_key(&bench, "lane", lane(1))]).await, Value::Int(0));
+    let states = format!("{}:{{q0}}:states", bench.backend.prefix());
+    assert_eq!(ask(&bench, &[b"HLEN", states.as_bytes()]).await, Value::Int(0));
     bench.put(lane(1)).await.lease();
 }
 

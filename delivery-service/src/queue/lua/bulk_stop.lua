@@ -1,3 +1,7 @@
 -- Ends a bulk retry. ARGV[3]: the lane.
-redis.call('HDEL', base .. 'lane:' .. ARGV[3], 'bulk', 'bulk_to')
+local l = lane_at(ARGV[3])
+if l then
+  l.bulk, l.bulk_to = 0, 0
+  keep(ARGV[3], l)
+end
 return redis.call('ZREM', base .. 'bulk', ARGV[3])

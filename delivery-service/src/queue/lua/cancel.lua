@@ -2,9 +2,8 @@
 -- failed (ms), up to which place ("": all there are now), then, when only some are named, their ids.
 -- Answers { up to which place others wait (0: none), record, record … } as they now are.
 local lane, most, to = ARGV[3], tonumber(ARGV[4]), ARGV[8]
-local key, open, sched = base .. 'lane:' .. lane, base .. 'open:' .. lane, base .. 'sched:' .. lane
-local r = redis.call('HMGET', key, 'last', 'holder', 'n', 'bytes', 'age', 'ended')
-if not r[1] then return { 0 } end
+local open, sched, l = base .. 'open:' .. lane, base .. 'sched:' .. lane, lane_at(lane)
+if not l then return { 0 } end
 
 local found, rest = {}, 0
 if #ARGV > 8 then
@@ -13,7 +12,7 @@ if #ARGV > 8 then
     if place then found[#found + 1] = named[i] end
   end
 else
-  if to == '' then to = r[1] end
+  if to == '' then to = string.format('%.0f', l.last) end
   found = redis.call('ZRANGE', open, '-inf', to, 'BYSCORE', 'LIMIT', 0, most + 1)
   if #found > most then
     found[#found] = nil
@@ -21,7 +20,7 @@ else
   end
 end
 
-local answer, records, places, dropped, bytes = { tonumber(rest) }, {}, {}, {}, tonumber(r[4] or 0)
+local answer, records, entries, dropped = { tonumber(rest) }, {}, {}, {}
 local stored = values(heads, found)
 for i, id in ipairs(found) do
   dropped[#dropped + 1] = id
@@ -31,9 +30,9 @@ for i, id in ipairs(found) do
     if kind < ENDED then
       local record = struct.pack(MARK, place, 0, ENDED, WITHDRAWN, renewed) .. withdrawn(string.sub(stored[i], 19))
       records[#records + 1], records[#records + 2] = id, record
-      places[#places + 1], places[#places + 2] = place, id
+      entries[#entries + 1] = struct.pack('>I8', place) .. id
       answer[#answer + 1] = record
-      bytes = bytes - size
+      l.bytes = l.bytes - size
     end
   end
 end
@@ -41,13 +40,13 @@ if #dropped == 0 then return answer end
 
 each('HSET', heads, records)
 each('HDEL', bodies, dropped)
-local n = tonumber(r[3] or 0) - each('ZREM', open, dropped)
+l.n = l.n - each('ZREM', open, dropped)
 each('ZREM', sched, dropped)
-local count = (tonumber(r[6]) or redis.call('ZCARD', base .. 'ok:' .. lane)) + each('ZADD', base .. 'ok:' .. lane, places)
-redis.call('HSET', key, 'n', math.max(0, n), 'bytes', math.max(0, bytes),
-  'ended', trim('ok:', lane, tonumber(ARGV[5]), count))
-aging(lane, r[5], tonumber(ARGV[6]), tonumber(ARGV[7]))
-if (r[2] or '') ~= '' and r[2] ~= me then
-  redis.call('SADD', base .. 'news:' .. r[2], lane .. 'c')
+remember(lane, l, table.concat(entries))
+trim_ended(lane, l, tonumber(ARGV[5]))
+aging(lane, l, tonumber(ARGV[6]), tonumber(ARGV[7]))
+keep(lane, l)
+if l.holder ~= '' and l.holder ~= me then
+  redis.call('SADD', base .. 'news:' .. l.holder, lane .. 'c')
 end
 return answer

@@ -12,11 +12,12 @@ if ARGV[7] == '1' then
   for _, dead in ipairs(redis.call('ZRANGE', holders, '-inf', '(' .. string.format('%.0f', now - ARGV[8]),
     'BYSCORE', 'LIMIT', 0, 4)) do
     local left = redis.call('SPOP', base .. 'held:' .. dead, 500)
-    for _, lane in ipairs(left) do
-      local key = base .. 'lane:' .. lane
-      if redis.call('HGET', key, 'holder') == dead then
-        redis.call('HSET', key, 'holder', '')
-        redis.call('ZADD', lanes, now, lane)
+    for i, value in ipairs(values(states, left)) do
+      local l = value and lane_of(value)
+      if l and l.holder == dead then
+        l.holder = ''
+        keep(left[i], l)
+        redis.call('ZADD', lanes, now, left[i])
       end
     end
     if #left < 500 then
@@ -25,7 +26,13 @@ if ARGV[7] == '1' then
     end
   end
   for _, lane in ipairs(redis.call('ZRANGE', base .. 'aging', '-inf', now, 'BYSCORE', 'LIMIT', 0, 4)) do
-    sweep(lane, ended_age, failed_age)
+    local l = lane_at(lane)
+    if l then
+      sweep(lane, l, ended_age, failed_age)
+      keep(lane, l)
+    else
+      redis.call('ZREM', base .. 'aging', lane)
+    end
   end
   forget_events(tonumber(ARGV[12]))
 end
@@ -41,17 +48,17 @@ end
 
 -- Leases a lane; nil when there is nothing in it.
 local function grant(lane)
-  local key = base .. 'lane:' .. lane
-  local r = redis.call('HMGET', key, 'license', 'fence', 'hold', 'memo', 'done', 'last')
-  if not r[6] then return nil end
-  local first = page(lane, tonumber(r[6]), tonumber(r[5] or 0), 0, early, max_count, max_bytes)
+  local l = lane_at(lane)
+  if not l then return nil end
+  local first = page(lane, l.last, l.done, 0, early, max_count, max_bytes)
   if #first == 3 and first[2] == 0 and redis.call('EXISTS', base .. 'open:' .. lane) == 0 then
-    redis.call('HSET', key, 'n', 0, 'bytes', 0)
+    l.n, l.bytes = 0, 0
+    keep(lane, l)
     return nil
   end
-  local fence = (r[2] or 0) + 1
-  redis.call('HSET', key, 'fence', fence, 'holder', me)
-  return { lane, fence, r[1] or '', r[3] == 'inf' and 0 or math.max(0, (r[3] or 0) - now), r[4] or '', first }
+  l.fence, l.holder = l.fence + 1, me
+  keep(lane, l)
+  return { lane, l.fence, license_of(l), l.hold == PARKED and 0 or math.max(0, l.hold - now), memo_of(l), first }
 end
 
 local given, ids, gone, damaged = {}, {}, {}, {}
@@ -78,9 +85,9 @@ if first[2] and first[2] ~= 'inf' then next = math.max(0, first[2] - now) end
 
 local held = {}
 if ARGV[11] == '1' then
-  for _, lane in ipairs(redis.call('SMEMBERS', mine)) do
-    held[#held + 1] = lane
-    held[#held + 1] = tonumber(redis.call('HGET', base .. 'lane:' .. lane, 'fence') or 0)
+  local all = redis.call('SMEMBERS', mine)
+  for i, value in ipairs(values(states, all)) do
+    held[#held + 1], held[#held + 2] = all[i], value and lane_of(value).fence or 0
   end
 end
 return { next, redis.call('SPOP', base .. 'news:' .. me, 1000), given, damaged, held, lapse }

@@ -14,10 +14,19 @@ local digests, noted, known, bucket, since = tonumber(ARGV[10]), {}, nil, nil, n
 if digests > 0 then known, bucket, since = events(window, 11, 10 + digests) end
 local digest = 10
 
-local function enqueue(lane, at, count)
-  local key, hows = base .. 'lane:' .. lane, ARGV[at + 3]
-  local r = redis.call('HMGET', key, 'last', 'fence', 'holder', 'hold', 'n', 'bytes', 'memo', 'age')
-  local last, n, bytes = tonumber(r[1] or 0), tonumber(r[5] or 0), tonumber(r[6] or 0)
+local all = {}
+do
+  local at = 11 + digests
+  while at <= #ARGV do
+    all[#all + 1] = ARGV[at]
+    at = at + 4 + ARGV[at + 2] * 3
+  end
+end
+local stored, touched, failing, changed = values(states, all), {}, {}, {}
+
+local function enqueue(lane, value, at, count)
+  local l = value and lane_of(value) or new_lane(ARGV[at + 1])
+  local hows, last, n, bytes = ARGV[at + 3], l.last, l.n, l.bytes
   local had, floor, plain = n, now * 2048, count > 1
   local answer, open, failed = { 0, 0, last }, {}, {}
   for k = 1, count do
@@ -62,19 +71,16 @@ local function enqueue(lane, at, count)
 
   each('ZADD', base .. 'open:' .. lane, open)
   each('ZADD', base .. 'failed:' .. lane, failed)
-  local set = { 'last', last, 'n', n, 'bytes', bytes }
-  if not r[1] then set[7], set[8] = 'license', ARGV[at + 1] end
+  l.last, l.n, l.bytes = last, n, bytes
   if #open > 0 then
-    local holder, hold = r[3] or '', tonumber(r[4] or 0)
-    if holder == me then
-      answer[1] = r[2]
-    elseif holder ~= '' then
-      if redis.call('SADD', base .. 'news:' .. holder, lane) == 1 then hint(holder, lane) end
-    elseif hold <= now then
-      if had == 0 and (r[7] or '') == '' then
-        local fence = (r[2] or 0) + 1
-        answer[1], answer[2] = string.format('%.0f', fence), 1
-        set[#set + 1], set[#set + 2], set[#set + 3], set[#set + 4] = 'fence', fence, 'holder', me
+    if l.holder == me then
+      answer[1] = l.fence
+    elseif l.holder ~= '' then
+      if redis.call('SADD', base .. 'news:' .. l.holder, lane) == 1 then hint(l.holder, lane) end
+    elseif l.hold <= now then
+      if had == 0 and l.memo_size == 0 then
+        l.fence, l.holder = l.fence + 1, me
+        answer[1], answer[2] = l.fence, 1
         granted[#granted + 1] = lane
       else
         answer[1] = -1
@@ -82,21 +88,20 @@ local function enqueue(lane, at, count)
       end
     end
   end
-  redis.call('HSET', key, unpack(set))
-  return answer, #failed > 0, r[8]
+  return answer, l, #failed > 0
 end
 
-local answers, at, aged = {}, 11 + digests, {}
-while at <= #ARGV do
-  local lane, count = ARGV[at], tonumber(ARGV[at + 2])
+local answers, at = {}, 11 + digests
+for i, lane in ipairs(all) do
+  local count = tonumber(ARGV[at + 2])
   local h, b, e, d = #new_heads, #new_bodies, #noted, digest
-  local done, answer, failed, age = pcall(enqueue, lane, at, count)
+  local done, answer, l, fails = pcall(enqueue, lane, stored[i], at, count)
   if done then
-    answers[#answers + 1] = answer
-    if failed then aged[#aged + 1] = { lane, age } end
+    answers[i] = answer
+    if l then touched[lane], failing[lane] = l, fails end
   else
     -- Nothing of this lane stays.
-    answers[#answers + 1] = reason(answer)
+    answers[i] = reason(answer)
     for i = #new_heads, h + 1, -1 do new_heads[i] = nil end
     for i = #new_bodies, b + 1, -1 do new_bodies[i] = nil end
     for i = #noted, e + 1, -1 do noted[i] = nil end
@@ -109,6 +114,15 @@ end
 local done, failure = pcall(function()
   each('HSET', heads, new_heads)
   each('HSET', bodies, new_bodies)
+  for lane, l in pairs(touched) do
+    if failing[lane] then
+      trim_failed(lane, failed_kept)
+      aging(lane, l, ended_age, failed_age)
+    end
+    local c = #changed
+    changed[c + 1], changed[c + 2] = lane, packed(l)
+  end
+  each('HSET', states, changed)
   if #granted > 0 then
     each('ZREM', lanes, granted)
     each('SADD', base .. 'held:' .. me, granted)
@@ -118,8 +132,4 @@ local done, failure = pcall(function()
 end)
 if not done then return redis.error_reply(reason(failure)) end
 if #noted > 0 then each('HSET', bucket, noted) end
-for _, lane in ipairs(aged) do
-  trim('failed:', lane[1], failed_kept, redis.call('ZCARD', base .. 'failed:' .. lane[1]))
-  aging(lane[1], lane[2], ended_age, failed_age)
-end
 return answers

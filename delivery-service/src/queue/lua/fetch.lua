@@ -1,7 +1,6 @@
 -- Deliveries of a lane that is held, with their bodies. ARGV[3…]: lane, fence, bytes, ids. Answers 0 when
 -- the lease is lost, or { value, body, value, body … } of the first ones; nil for one that is not open.
-local r = redis.call('HMGET', base .. 'lane:' .. ARGV[3], 'fence', 'holder')
-if r[1] ~= ARGV[4] or r[2] ~= me then return 0 end
+if not is_mine(lane_at(ARGV[3]), ARGV[4]) then return 0 end
 local ids, bytes = {}, tonumber(ARGV[5])
 for i = 6, #ARGV do ids[#ids + 1] = ARGV[i] end
 local records, answer, wanted = values(heads, ids), {}, {}

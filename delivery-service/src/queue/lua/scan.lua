@@ -1,15 +1,15 @@
 -- Open deliveries of a lane that is held, in order of place. ARGV[3…]: lane, fence, after, how many.
 -- Answers 0 when the lease is lost, or { read to, more, value, ms until it is due (-1: fresh), value … }.
 local lane, count = ARGV[3], tonumber(ARGV[6])
-local r = redis.call('HMGET', base .. 'lane:' .. lane, 'fence', 'holder', 'last')
-if r[1] ~= ARGV[4] or r[2] ~= me then return 0 end
+local l = lane_at(lane)
+if not is_mine(l, ARGV[4]) then return 0 end
 local open, sched = base .. 'open:' .. lane, base .. 'sched:' .. lane
 local ids = redis.call('ZRANGE', open, '(' .. ARGV[5], '+inf', 'BYSCORE', 'LIMIT', 0, count, 'WITHSCORES')
 local list = {}
 for i = 1, #ids, 2 do list[#list + 1] = ids[i] end
 local more = #list == count
 local read_to = tonumber(ARGV[5])
-if more then read_to = tonumber(ids[#ids]) else read_to = math.max(read_to, tonumber(r[3] or 0)) end
+if more then read_to = tonumber(ids[#ids]) else read_to = math.max(read_to, l.last) end
 local answer = { read_to, more and 1 or 0 }
 local records = values(heads, list)
 local dues = #list > 0 and redis.call('ZMSCORE', sched, unpack(list)) or {}

@@ -1,11 +1,13 @@
 -- Stores what became of deliveries, and gives leases back. ARGV[3…]: kept ended and failed, their ages (ms);
 -- then for each lane: id, fence, done to, memo ("" none, else "m" and it), release ("", "free", "unread",
--- "hold", "park"), the last place known, hold ms, bytes of the bodies that end, how many ended (each: id,
--- place, record), how many failed or are retried (each: id, ms until then or "" for failed, renewed_at,
--- attempts, head; with "b": joins a batch, and what makes its head say so). Answers for each lane 1, 0 when its lease is lost, or an error's text.
+-- "hold", "park"), the last place known, hold ms, bytes of the bodies that end, those that ended as history has
+-- them (place and id), and for each: id, record; how many failed or are retried (each: id, ms until then or "" for
+-- failed, renewed_at, attempts, head; with "b": joins a batch, and what makes its head say so). Answers for each
+-- lane 1, 0 when its lease is lost, or an error's text.
 local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
 local ended_age, failed_age = tonumber(ARGV[5]), tonumber(ARGV[6])
-local freed, waiting, news, records, dropped, history = {}, {}, {}, {}, {}, {}
+local freed, waiting, news, records, dropped = {}, {}, {}, {}, {}
+local touched, history = {}, {}
 
 -- Records and bodies of all lanes are written together.
 local function flush()
@@ -14,39 +16,43 @@ local function flush()
   records, dropped = {}, {}
 end
 
-local function settle(lane, at, ended, others)
-  local key, open, sched = base .. 'lane:' .. lane, base .. 'open:' .. lane, base .. 'sched:' .. lane
-  local r = redis.call('HMGET', key, 'fence', 'holder', 'done', 'n', 'bytes', 'last', 'age', 'late', 'ended')
-  if r[1] ~= ARGV[at + 1] or r[2] ~= me then return 0 end
-  local n, bytes = tonumber(r[4] or 0), tonumber(r[5] or 0)
-  local history_count, fails, late = nil, false, r[8] == '1'
+local function settle(lane, l, at, ended, others)
+  if not is_mine(l, ARGV[at + 1]) then return 0 end
+  local open, sched = base .. 'open:' .. lane, base .. 'sched:' .. lane
+  local i, late = at + 9, l.late == 1
 
-  local i = at + 9
   if ended > 0 then
-    local ids, places, stored, count = {}, {}, nil, 0
-    for k = 1, ended do ids[k] = ARGV[i + k * 3 - 3] end
+    local ids, entries = {}, ARGV[at + 8]
+    for k = 1, ended do ids[k] = ARGV[i + k * 2 - 2] end
     local left = each('ZREM', open, ids)
-    n, bytes = n - left, bytes - ARGV[at + 7] * left / ended
-    -- When some had ended before, a call is repeated: what stands of them stands.
-    if left < ended then stored = values(heads, ids) end
-    for k = 1, ended do
-      local id = ids[k]
-      local kind, flags
-      if stored and stored[k] then kind, flags = select(3, struct.unpack(MARK, stored[k])) end
-      -- What was withdrawn while its attempt was under way has succeeded all the same.
-      if not stored or (kind and (kind < ENDED or (kind == ENDED and flags >= WITHDRAWN))) then
-        places[#places + 1], places[#places + 2] = ARGV[i + 1], id
-        records[#records + 1], records[#records + 2] = id, ARGV[i + 2]
-        dropped[#dropped + 1] = id
-        count = count + 1
+    l.n, l.bytes = l.n - left, l.bytes - ARGV[at + 7] * left / ended
+    if left == ended then
+      local r, d = #records, #dropped
+      for k = 1, ended do
+        records[r + 1], records[r + 2], r = ids[k], ARGV[i + k * 2 - 1], r + 2
+        dropped[d + k] = ids[k]
       end
-      i = i + 3
+    else
+      -- When some had ended before, a call is repeated: what stands of them stands.
+      local new = {}
+      for k, value in ipairs(values(heads, ids)) do
+        local kind, flags
+        if value then kind, flags = select(3, struct.unpack(MARK, value)) end
+        if kind and (kind < ENDED or (kind == ENDED and flags >= WITHDRAWN)) then
+          records[#records + 1], records[#records + 2] = ids[k], ARGV[i + k * 2 - 1]
+          dropped[#dropped + 1] = ids[k]
+          -- What was withdrawn while its attempt was under way has succeeded all the same.
+          if kind < ENDED then new[#new + 1] = string.sub(entries, (k - 1) * ENTRY + 1, k * ENTRY) end
+        end
+      end
+      entries = table.concat(new)
     end
     if late then each('ZREM', sched, ids) end
-    if count > 0 then
-      local before = r[9] and tonumber(r[9]) or redis.call('ZCARD', base .. 'ok:' .. lane)
-      history_count = before + each('ZADD', base .. 'ok:' .. lane, places)
+    if entries ~= '' then
+      remember(lane, l, entries)
+      history[lane] = history[lane] or 1
     end
+    i = i + ended * 2
   end
 
   i = i + 1
@@ -79,7 +85,7 @@ local function settle(lane, at, ended, others)
             gone[#gone + 1] = id
             failed[#failed + 1], failed[#failed + 2] = place, id
             records[#records + 1] = struct.pack(MARK, place, size, FAILED, 0, renewed) .. head
-            bytes = bytes - size
+            l.bytes = l.bytes - size
           end
         elseif kind == ENDED and flags >= WITHDRAWN then
           records[#records + 1] = id
@@ -87,23 +93,17 @@ local function settle(lane, at, ended, others)
         end
       end
     end
-    n = n - each('ZREM', open, gone)
+    l.n = l.n - each('ZREM', open, gone)
     if late then each('ZREM', sched, gone) end
     each('ZADD', sched, scheduled)
     late = late or #scheduled > 0
     each('ZADD', base .. 'failed:' .. lane, failed)
-    fails = #failed > 0
+    if #failed > 0 then history[lane] = 2 end
   end
 
-  local fields = { 'n', math.max(0, n), 'bytes', math.max(0, bytes) }
-  if tonumber(ARGV[at + 2]) > tonumber(r[3] or 0) then
-    fields[5], fields[6] = 'done', ARGV[at + 2]
-  end
-  if late and r[8] ~= '1' then fields[#fields + 1], fields[#fields + 2] = 'late', 1 end
-  if history_count then fields[#fields + 1], fields[#fields + 2] = 'ended', history_count end
-  if ARGV[at + 3] ~= '' then
-    fields[#fields + 1], fields[#fields + 2] = 'memo', string.sub(ARGV[at + 3], 2)
-  end
+  l.done = math.max(l.done, tonumber(ARGV[at + 2]))
+  if late then l.late = 1 end
+  if ARGV[at + 3] ~= '' then put(l, string.sub(ARGV[at + 3], 2), recent_of(l)) end
   local release = ARGV[at + 4]
   if release ~= '' then
     local known, hold, next = ARGV[at + 5], 0, nil
@@ -112,13 +112,13 @@ local function settle(lane, at, ended, others)
       -- It was woken, and its holder had not heard of that.
       next = now
     elseif release == 'park' then
-      hold, next = 'inf', '+inf'
+      hold, next = PARKED, '+inf'
       redis.call('SADD', base .. 'parked', lane)
     elseif release == 'hold' then
       hold = now + ARGV[at + 6]
       -- What was asked for goes past a hold.
       next = first[2] and tonumber(first[2]) < 1e9 and now or hold
-    elseif release == 'unread' or (tonumber(r[6] or 0) > tonumber(known)
+    elseif release == 'unread' or (l.last > tonumber(known)
       and #redis.call('ZRANGE', open, '(' .. known, '+inf', 'BYSCORE', 'LIMIT', 0, 1) > 0) then
       next = now
     elseif first[2] then
@@ -126,49 +126,58 @@ local function settle(lane, at, ended, others)
     elseif redis.call('EXISTS', open) == 1 then
       next = now
     else
-      fields[2], fields[4] = 0, 0
-      if late then fields[#fields + 1], fields[#fields + 2] = 'late', '' end
+      l.n, l.bytes, l.late = 0, 0, 0
     end
-    fields[#fields + 1], fields[#fields + 2] = 'holder', ''
-    fields[#fields + 1], fields[#fields + 2] = 'hold', hold
+    l.holder, l.hold = '', hold
     freed[#freed + 1] = lane
     if next then waiting[#waiting + 1], waiting[#waiting + 2] = next, lane end
   end
-  redis.call('HSET', key, unpack(fields))
-
-  if history_count or fails then
-    local before = history[lane] or {}
-    history[lane] = { history_count or before[1] or false, fails or before[2], r[7] }
-  end
+  touched[lane] = l
   return 1
 end
 
-local answers, at, seen = {}, 7, {}
+local all, at = {}, 7
 while at <= #ARGV do
-  local lane, ended = ARGV[at], tonumber(ARGV[at + 8])
-  local others = tonumber(ARGV[at + 9 + ended * 3])
+  local ended = #ARGV[at + 8] / ENTRY
+  all[#all + 1] = { ARGV[at], at, ended, tonumber(ARGV[at + 9 + ended * 2]) }
+  at = at + 10 + ended * 2 + all[#all][4] * 5
+end
+local ids, answers, seen = {}, {}, {}
+for i, part in ipairs(all) do ids[i] = part[1] end
+local stored = values(states, ids)
+for i, part in ipairs(all) do
+  local lane = part[1]
   if seen[lane] then flush() end
   seen[lane] = true
   local r, d = #records, #dropped
-  local done, answer = pcall(settle, lane, at, ended, others)
+  local done, answer = pcall(function()
+    local l = touched[lane] or (stored[i] and lane_of(stored[i]))
+    return settle(lane, l, part[2], part[3], part[4])
+  end)
   if not done then
-    for i = #records, r + 1, -1 do records[i] = nil end
-    for i = #dropped, d + 1, -1 do dropped[i] = nil end
+    for k = #records, r + 1, -1 do records[k] = nil end
+    for k = #dropped, d + 1, -1 do dropped[k] = nil end
   end
-  answers[#answers + 1] = done and answer or reason(answer)
-  at = at + 10 + ended * 3 + others * 5
+  answers[i] = done and answer or reason(answer)
 end
 flush()
 each('SREM', base .. 'held:' .. me, freed)
 each('ZADD', lanes, waiting)
 each('SADD', base .. 'news:' .. me, news)
-for lane, of in pairs(history) do
-  local count, fails, age = of[1], of[2], of[3]
-  if count then
-    local left = trim('ok:', lane, ended_kept, count)
-    if left < count then redis.call('HSET', base .. 'lane:' .. lane, 'ended', left) end
+local changed, gone = {}, {}
+for lane, l in pairs(touched) do
+  if history[lane] then
+    trim_ended(lane, l, ended_kept)
+    if history[lane] == 2 then trim_failed(lane, failed_kept) end
+    aging(lane, l, ended_age, failed_age)
   end
-  if fails then trim('failed:', lane, failed_kept, redis.call('ZCARD', base .. 'failed:' .. lane)) end
-  aging(lane, age, ended_age, failed_age)
+  if l.gone then
+    gone[#gone + 1] = lane
+  else
+    local c = #changed
+    changed[c + 1], changed[c + 2] = lane, packed(l)
+  end
 end
+each('HSET', states, changed)
+each('HDEL', states, gone)
 return answers

@@ -2,14 +2,13 @@
 -- place to go on at ("": it is over); then for each: id, record as it was read, renewed head, attempts.
 -- Answers the ids that are due now; of none when another has moved it on.
 local lane, from, to = ARGV[3], ARGV[4], ARGV[5]
-local key = base .. 'lane:' .. lane
-local r = redis.call('HMGET', key, 'holder', 'hold', 'n', 'bytes', 'bulk')
-if not r[5] or tonumber(r[5]) ~= tonumber(from) then return {} end
+local l = lane_at(lane)
+if not l or l.bulk_to == 0 or l.bulk ~= tonumber(from) then return {} end
 if to == '' then
-  redis.call('HDEL', key, 'bulk', 'bulk_to')
+  l.bulk, l.bulk_to = 0, 0
   redis.call('ZREM', base .. 'bulk', lane)
 else
-  redis.call('HSET', key, 'bulk', to)
+  l.bulk = tonumber(to)
 end
 
 local done, records, places, times, bytes = {}, {}, {}, {}, 0
@@ -25,15 +24,19 @@ for i = 6, #ARGV, 4 do
     bytes = bytes + size
   end
 end
-if #done == 0 then return done end
+if #done == 0 then
+  keep(lane, l)
+  return done
+end
 each('HSET', heads, records)
 each('ZREM', base .. 'failed:' .. lane, done)
 each('ZADD', base .. 'open:' .. lane, places)
 each('ZADD', base .. 'sched:' .. lane, times)
-redis.call('HSET', key, 'n', (r[3] or 0) + #done, 'bytes', (r[4] or 0) + bytes, 'late', 1)
-if (r[1] or '') ~= '' then
-  if redis.call('SADD', base .. 'news:' .. r[1], lane) == 1 then hint(r[1], lane) end
-elseif r[2] ~= 'inf' then
-  redis.call('ZADD', lanes, 'LT', math.max(now, tonumber(r[2] or 0)), lane)
+l.n, l.bytes, l.late = l.n + #done, l.bytes + bytes, 1
+keep(lane, l)
+if l.holder ~= '' then
+  if redis.call('SADD', base .. 'news:' .. l.holder, lane) == 1 then hint(l.holder, lane) end
+elseif l.hold ~= PARKED then
+  redis.call('ZADD', lanes, 'LT', math.max(now, l.hold), lane)
 end
 return done

@@ -4,5 +4,5 @@ local lane = ARGV[3]
 local open = base .. 'open:' .. lane
 local oldest, first = -1, redis.call('ZRANGE', open, 0, 0, 'WITHSCORES')
 if first[2] then oldest = math.max(0, now - math.floor(first[2] / 2048)) end
-return { redis.call('EXISTS', base .. 'lane:' .. lane), redis.call('ZCARD', open),
+return { redis.call('HEXISTS', base .. 'states', lane), redis.call('ZCARD', open),
   redis.call('ZCARD', base .. 'failed:' .. lane), oldest }

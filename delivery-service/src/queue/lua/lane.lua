@@ -1,0 +1,52 @@
+-- Lanes: what is kept of each, packed, in one hash of the shard, so that a batch reads and writes all of its
+-- lanes with one command each. `hold` is ms, or PARKED; `holder` is "" when it is free; `late` is 1 when some
+-- are or were scheduled; `bulk` and `bulk_to` are places, 0 and 0 without a bulk retry. Behind these, in `tail`:
+-- the license, the memo, and the newest of its history (see history.lua). Lua takes a string byte by byte:
+-- what need not be taken apart is not.
+local states = base .. 'states'
+local LANE = '>I8I8I8I8I8I8I4I4I8I8BI2I4s'
+local PARKED = 9007199254740991
+
+local function lane_of(value)
+  local l, at = {}, nil
+  l.fence, l.last, l.done, l.hold, l.bytes, l.age, l.n, l.ended, l.bulk, l.bulk_to, l.late, l.license_size,
+    l.memo_size, l.holder, at = struct.unpack(LANE, value)
+  l.tail = string.sub(value, at)
+  return l
+end
+
+local function new_lane(license)
+  return { fence = 0, last = 0, done = 0, hold = 0, bytes = 0, age = 0, n = 0, ended = 0, bulk = 0, bulk_to = 0,
+    late = 0, license_size = #license, memo_size = 0, holder = '', tail = license }
+end
+
+local function packed(l)
+  return struct.pack(LANE, l.fence, l.last, l.done, l.hold, math.max(0, l.bytes), l.age, math.max(0, l.n), l.ended,
+    l.bulk, l.bulk_to, l.late, l.license_size, l.memo_size, l.holder) .. l.tail
+end
+
+local function license_of(l) return string.sub(l.tail, 1, l.license_size) end
+
+local function memo_of(l) return string.sub(l.tail, l.license_size + 1, l.license_size + l.memo_size) end
+
+local function recent_of(l) return string.sub(l.tail, l.license_size + l.memo_size + 1) end
+
+local function put(l, memo, recent)
+  l.tail = license_of(l) .. memo .. recent
+  l.memo_size = #memo
+end
+
+-- One lane; nil when it is not known.
+local function lane_at(lane)
+  local value = redis.call('HGET', states, lane)
+  return value and lane_of(value) or nil
+end
+
+local function keep(lane, l)
+  if l.gone then redis.call('HDEL', states, lane) else redis.call('HSET', states, lane, packed(l)) end
+end
+
+-- Whether this holder has the lane with this fence.
+local function is_mine(l, fence)
+  return l and l.holder == me and l.fence == tonumber(fence)
+end

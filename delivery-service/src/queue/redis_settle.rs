@@ -1,0 +1,121 @@
+//! Storing what became of deliveries, and giving leases back: batches cut into calls, lane by lane.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::future::join_all;
+use prost::Message;
+use redis::{Cmd, Value};
+
+use super::{
+    Fate, LeaseLost, QueueError, Release, Settle, Settled,
+    redis::{RedisQueue, millis},
+    redis_call::{Answer, TIMEOUT},
+    redis_enqueue::CALL_DELIVERIES,
+    redis_record as record,
+};
+
+impl RedisQueue {
+    pub(super) async fn settle_all(
+        &self,
+        lanes: Arc<Vec<Settle>>,
+    ) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {
+        let mut shards: HashMap<u16, Vec<Vec<usize>>> = HashMap::new();
+        for (i, settle) in lanes.iter().enumerate() {
+            let calls = shards.entry(self.shard(settle.lane.webhook_id)).or_default();
+            let filled =
+                |call: &Vec<usize>| call.iter().map(|&i| lanes[i].deliveries.len() + 1).sum::<usize>();
+            match calls.last_mut() {
+                Some(call) if filled(call) + settle.deliveries.len() < CALL_DELIVERIES => call.push(i),
+                _ => calls.push(vec![i]),
+            }
+        }
+        let all = &lanes;
+        // One after the other in a shard: lane by lane, in order.
+        let running = shards.into_iter().map(|(shard, calls)| async move {
+            let mut answers = Vec::new();
+            for indexes in calls {
+                let call = self.settle_call(shard, indexes.iter().map(|&i| &all[i]))?;
+                let mut answer = Answer::of(self.verbs.settle.run(&self.connection, call, TIMEOUT).await?)?;
+                for i in indexes {
+                    answers.push((i, self.settled(&all[i], answer.value()?)));
+                }
+            }
+            Ok(answers)
+        });
+        let answers = join_all(running).await;
+        drop(lanes);
+        let mut answers: Vec<_> =
+            answers.into_iter().collect::<Result<Vec<_>, QueueError>>()?.into_iter().flatten().collect();
+        answers.sort_unstable_by_key(|(i, _)| *i);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
+    fn settled(&self, settle: &Settle, answer: Value) -> Result<(), LeaseLost> {
+        if answer == Value::Int(1) {
+            if settle.release.is_some() {
+                self.leases.ended(settle.lane);
+            }
+            return Ok(());
+        }
+        if let Value::BulkString(reason) = answer {
+            let reason = String::from_utf8_lossy(&reason);
+            tracing::error!(webhook = %settle.lane.webhook_id, %reason, "a lane in Redis is damaged");
+        }
+        self.leases.ended(settle.lane);
+        Err(LeaseLost)
+    }
+
+    fn settle_call<'a>(
+        &self,
+        shard: u16,
+        lanes: impl Iterator<Item = &'a Settle>,
+    ) -> Result<Cmd, QueueError> {
+        let limits = &self.limits;
+        let mut call = self.call(&self.verbs.settle, shard)?;
+        call.arg(limits.ended_kept).arg(limits.failed_kept);
+        call.arg(millis(limits.ended_age)).arg(millis(limits.failed_age));
+        for settle in lanes {
+            call.arg(&settle.lane.webhook_id.bytes()).arg(settle.lane.fence).arg(settle.done_to.0);
+            match &settle.memo {
+                Some(memo) => call.arg([b"m", &memo[..]].concat()),
+                None => call.arg(""),
+            };
+            let (release, known, hold) = match settle.release {
+                None => ("", 0, 0),
+                Some(Release::Free { known, unread }) => (if unread { "unread" } else { "free" }, known.0, 0),
+                Some(Release::Hold { duration }) => ("hold", 0, millis(duration)),
+                Some(Release::Park) => ("park", 0, 0),
+            };
+            call.arg(release).arg(known).arg(hold);
+            let ends = |fate: Fate| matches!(fate, Fate::Succeeded | Fate::Cancelled);
+            let ended = settle.deliveries.iter().filter(|d| ends(d.fate));
+            call.arg(ended.clone().map(|d| u64::from(d.head.body_bytes)).sum::<u64>());
+            call.arg(ended.clone().flat_map(entry).collect::<Vec<u8>>());
+            for settled in ended {
+                call.arg(&settled.head.id().bytes());
+                call.arg(record::ended(&settled.head, settled.place));
+            }
+            let others = settle.deliveries.iter().filter(|d| !ends(d.fate));
+            call.arg(others.clone().count());
+            for settled in others {
+                call.arg(&settled.head.id().bytes());
+                match settled.fate {
+                    Fate::Retry { after } => call.arg(millis(after)),
+                    Fate::Batch => call.arg("b"),
+                    _ => call.arg(""),
+                };
+                call.arg(settled.head.renewed_at).arg(settled.head.attempt_count);
+                match settled.fate {
+                    Fate::Batch => call.arg(settled.head.membership()),
+                    _ => call.arg(settled.head.encode_to_vec()),
+                };
+            }
+        }
+        Ok(call)
+    }
+}
+
+/// As history has it.
+fn entry(settled: &Settled) -> impl Iterator<Item = u8> {
+    settled.place.0.to_be_bytes().into_iter().chain(settled.head.id().bytes())
+}
