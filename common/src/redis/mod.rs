@@ -196,6 +196,7 @@ impl ConnectionLike for Connection {
                 Socket::One(socket) => socket.req_packed_commands(pipeline, offset, count).await,
                 Socket::Cluster(socket) => socket.req_packed_commands(pipeline, offset, count).await,
             };
+            let result = result.map_err(first_of);
             let inner = result.as_ref().ok().and_then(|values| values.iter().find_map(server_error));
             self.settle(&live, inner, result)
         })
@@ -331,6 +332,14 @@ fn is_broken(error: &RedisError) -> bool {
             ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
                 | ErrorKind::ClusterConnectionNotFound
         )
+}
+
+/// Why a transaction was not begun, which is what can be told apart.
+fn first_of(error: RedisError) -> RedisError {
+    match error.clone().into_server_errors().as_deref() {
+        Some([(_, first), ..]) => first.clone().into(),
+        _ => error,
+    }
 }
 
 fn server_error(value: &Value) -> Option<RedisError> {

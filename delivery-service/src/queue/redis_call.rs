@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use common::redis::Connection;
-use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value, aio::ConnectionLike, cmd};
+use redis::{
+    Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value, aio::ConnectionLike, cmd, pipe,
+};
 use tokio::time::timeout;
 
 use super::QueueError;
@@ -92,6 +94,32 @@ impl Verb {
         within(limit, self.asked(connection, &call)).await
     }
 
+    /// The same after a plain command, in one transaction on one server.
+    pub async fn run_after(
+        &self,
+        connection: &Connection,
+        before: Cmd,
+        call: Cmd,
+        limit: Duration,
+    ) -> Result<Value, QueueError> {
+        let mut both = pipe();
+        both.atomic().add_command(before).add_command(call);
+        let asking = async {
+            match ask_both(connection, &both).await {
+                Err(error) if is_unknown(&error) => {
+                    let mut anew = pipe();
+                    anew.atomic();
+                    for (n, cmd) in both.cmd_iter().enumerate() {
+                        anew.add_command(if n == 0 { cmd.clone() } else { self.whole(cmd) });
+                    }
+                    ask_both(connection, &anew).await
+                }
+                answer => answer,
+            }
+        };
+        within(limit, asking).await
+    }
+
     /// The same with no limit, down a connection of the caller's choice.
     pub async fn call<C>(&self, connection: &C, call: &Cmd) -> Result<Value, QueueError>
     where
@@ -105,20 +133,35 @@ impl Verb {
         connection: &C,
         call: &Cmd,
     ) -> Result<Value, RedisError> {
-        let unknown = |error: &RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
         match ask(connection, call).await {
-            Err(error) if unknown(&error) => {
-                let mut call_anew = cmd("EVAL");
-                call_anew.arg(&self.code);
-                for arg in call.args_iter().skip(2) {
-                    if let redis::Arg::Simple(arg) = arg {
-                        call_anew.arg(arg);
-                    }
-                }
-                ask(connection, &call_anew).await
-            }
+            Err(error) if is_unknown(&error) => ask(connection, &self.whole(call)).await,
             answer => answer,
         }
+    }
+
+    /// A call that brings its script.
+    fn whole(&self, call: &Cmd) -> Cmd {
+        let mut whole = cmd("EVAL");
+        whole.arg(&self.code);
+        for arg in call.args_iter().skip(2) {
+            if let redis::Arg::Simple(arg) = arg {
+                whole.arg(arg);
+            }
+        }
+        whole
+    }
+}
+
+fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// The second one's answer, of two in a transaction.
+async fn ask_both(connection: &Connection, both: &Pipeline) -> Result<Value, RedisError> {
+    let answers = connection.clone().req_packed_commands(both, 3, 1).await?.pop().unwrap_or(Value::Nil);
+    match answers.extract_error()? {
+        Value::Array(mut answers) => answers.pop().unwrap_or(Value::Nil).extract_error(),
+        other => Ok(other),
     }
 }
 

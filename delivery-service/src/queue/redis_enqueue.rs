@@ -2,13 +2,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    iter,
     sync::Arc,
 };
 
 use common::ids::{DeliveryId, WebhookId};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use redis::{Cmd, Value, cmd};
+use redis::{Cmd, RedisWrite, Value, cmd};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -35,7 +36,10 @@ pub(super) struct Accounts(Mutex<HashSet<WebhookId>>);
 type Lanes = Vec<(WebhookId, Vec<usize>)>;
 
 /// One shard's part of a batch.
-type EnqueueCall = (u16, Lanes, Cmd);
+type EnqueueCall = (u16, Lanes, Asked);
+
+/// Bodies that go before a call, unless they are in it, and the call.
+type Asked = (Option<Cmd>, Cmd);
 
 impl RedisQueue {
     pub(super) async fn enqueue_all(&self, new: Arc<Vec<New>>) -> Vec<Result<Stored, QueueError>> {
@@ -128,13 +132,18 @@ impl RedisQueue {
 
     async fn run(&self, calls: Vec<EnqueueCall>) -> Vec<(u16, Lanes, Result<Value, QueueError>)> {
         let Some(durable) = &self.durable else {
-            let running = calls.into_iter().map(|(shard, lanes, call)| async move {
-                (shard, lanes, self.verbs.enqueue.run(&self.connection, call, TIMEOUT).await)
+            let verb = &self.verbs.enqueue;
+            let running = calls.into_iter().map(|(shard, lanes, (bodies, call))| async move {
+                let answer = match bodies {
+                    Some(bodies) => verb.run_after(&self.connection, bodies, call, TIMEOUT).await,
+                    None => verb.run(&self.connection, call, TIMEOUT).await,
+                };
+                (shard, lanes, answer)
             });
             return join_all(running).await;
         };
         let (asked, calls): (Vec<_>, Vec<_>) =
-            calls.into_iter().map(|(shard, lanes, call)| ((shard, lanes), (shard, call))).unzip();
+            calls.into_iter().map(|(shard, lanes, (_, call))| ((shard, lanes), (shard, call))).unzip();
         let answers = durable.run(&self.verbs.enqueue, calls).await;
         asked.into_iter().zip(answers).map(|((shard, lanes), answer)| (shard, lanes, answer)).collect()
     }
@@ -168,15 +177,27 @@ impl RedisQueue {
         calls
     }
 
-    fn enqueue_call(&self, shard: u16, lanes: &Lanes, new: &[New]) -> Result<Cmd, QueueError> {
+    fn enqueue_call(&self, shard: u16, lanes: &Lanes, new: &[New]) -> Result<Asked, QueueError> {
         let limits = &self.limits;
+        let all = || lanes.iter().flat_map(|(lane, indexes)| indexes.iter().map(move |&i| (*lane, &new[i])));
+        let (count, bytes) = all().fold((0, 0), |(n, bytes), (_, new)| (n + 1, bytes + new.body.len()));
+        // A cluster's client can send what has moved elsewhere only command by command.
+        let apart = self.durable.is_none() && !self.connection.is_cluster();
+        let mut bodies = apart.then(|| Cmd::with_capacity(count * 2 + 2, bytes + count * 16 + 64));
         let mut call = self.call(&self.verbs.enqueue, shard)?;
+        call.reserve_space_for_args(iter::repeat_n(
+            if apart { 128 } else { 160 + bytes / count.max(1) },
+            count * 4,
+        ));
+        if let Some(bodies) = &mut bodies {
+            bodies.arg("HSET").arg(format!("{}bodies", self.base(shard)?));
+        }
         call.arg(millis(limits.dedupe_window).max(1))
             .arg(limits.backlog_deliveries)
             .arg(limits.backlog_bytes);
         call.arg(limits.failed_kept).arg(millis(limits.ended_age)).arg(millis(limits.failed_age));
         call.arg(record::full());
-        let all = || lanes.iter().flat_map(|(lane, indexes)| indexes.iter().map(move |&i| (*lane, &new[i])));
+        call.arg(u8::from(!apart));
         let digests = || all().filter(|(_, new)| new.dedupe);
         call.arg(digests().count());
         for (lane, new) in digests() {
@@ -184,22 +205,26 @@ impl RedisQueue {
         }
         for (lane, indexes) in lanes {
             let of_lane = || indexes.iter().map(|&i| &new[i]);
-            let how = |new: &New| match (&new.failed, new.dedupe) {
-                (None, true) => b'N',
-                (None, false) => b'n',
-                (Some(_), true) => b'F',
-                (Some(_), false) => b'f',
+            let how = |new: &New| {
+                let letter = if new.failed.is_some() { b'f' } else { b'n' };
+                let letter = if new.dedupe { letter.to_ascii_uppercase() } else { letter };
+                let size = u32::try_from(new.body.len()).unwrap_or(u32::MAX);
+                iter::once(letter).chain(size.to_be_bytes())
             };
-            call.arg(&lane.bytes()).arg(&new[indexes[0]].head.license_code).arg(indexes.len());
-            call.arg(of_lane().map(how).collect::<Vec<u8>>());
+            call.arg(&lane.bytes()).arg(&new[indexes[0]].head.license_code);
+            call.arg(of_lane().flat_map(how).collect::<Vec<u8>>());
             for New { head, body, failed, .. } in of_lane() {
                 if head.id().shard() != shard {
                     return Err(damaged("a delivery's id carries another shard than its webhook's"));
                 }
-                call.arg(&head.id().bytes()).arg(record::head(head, body, *failed)).arg(&body[..]);
+                call.arg(&head.id().bytes()).arg(record::head(head, body, *failed));
+                match &mut bodies {
+                    Some(bodies) => bodies.arg(&head.id().bytes()).arg(&body[..]),
+                    None => call.arg(&body[..]),
+                };
             }
         }
-        Ok(call)
+        Ok((bodies, call))
     }
 
     /// Notes lanes with their accounts, before anything of them is stored.

@@ -1,10 +1,10 @@
 //! Storing what became of deliveries, and giving leases back: batches cut into calls, lane by lane.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, iter, sync::Arc};
 
 use futures_util::future::join_all;
 use prost::Message;
-use redis::{Cmd, Value};
+use redis::{Cmd, RedisWrite, Value};
 
 use super::{
     Fate, LeaseLost, QueueError, Release, Settle, Settled,
@@ -68,10 +68,12 @@ impl RedisQueue {
     fn settle_call<'a>(
         &self,
         shard: u16,
-        lanes: impl Iterator<Item = &'a Settle>,
+        lanes: impl Iterator<Item = &'a Settle> + Clone,
     ) -> Result<Cmd, QueueError> {
         let limits = &self.limits;
         let mut call = self.call(&self.verbs.settle, shard)?;
+        let count = lanes.clone().map(|settle| settle.deliveries.len() * 3 + 10).sum();
+        call.reserve_space_for_args(iter::repeat_n(96, count));
         call.arg(limits.ended_kept).arg(limits.failed_kept);
         call.arg(millis(limits.ended_age)).arg(millis(limits.failed_age));
         for settle in lanes {

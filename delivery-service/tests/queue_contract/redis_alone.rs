@@ -194,6 +194,24 @@ async fn event_ids_go_with_their_window_also_where_nothing_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_of_what_is_not_kept_do_not_stay() {
+    let bench = Bench::<Single>::with(Limits { backlog_deliveries: 1, ..Limits::default() }).await;
+    let (mut duplicate, full) = (bench.new_for(lane(1)), bench.new_for(lane(1)));
+    let put = bench.put(lane(1)).await;
+    duplicate.head.event_id.clone_from(&put.head.event_id);
+    let broken = lane_key(&bench, "open", lane(2));
+    ask(&bench, &[b"SET", &broken, b"no zset"]).await;
+    let batch = vec![duplicate, full, bench.new_for(lane(2))];
+    let stored = bench.queue.enqueue(Arc::new(batch)).await;
+    assert!(matches!(stored[0], Ok(Stored::Duplicate { .. })), "{stored:?}");
+    assert!(matches!(stored[1], Ok(Stored::Ended { .. })), "{stored:?}");
+    assert!(matches!(stored[2], Err(QueueError::Damaged(_))), "{stored:?}");
+    let bodies = format!("{}:{{q0}}:bodies", bench.backend.prefix());
+    assert_eq!(ask(&bench, &[b"HLEN", bodies.as_bytes()]).await, Value::Int(1));
+    assert!(bench.get(put.id).await.body.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_another_size_keeps_its_shards() {
     let server = Server::start();
     server.ask(cmd("SET").arg("p:shards").arg(16)).await;

@@ -8,11 +8,11 @@ local LANE = '>I8I8I8I8I8I8I4I4I8I8BI2I4s'
 local PARKED = 9007199254740991
 
 local function lane_of(value)
-  local l, at = {}, nil
-  l.fence, l.last, l.done, l.hold, l.bytes, l.age, l.n, l.ended, l.bulk, l.bulk_to, l.late, l.license_size,
-    l.memo_size, l.holder, at = struct.unpack(LANE, value)
-  l.tail = string.sub(value, at)
-  return l
+  local fence, last, done, hold, bytes, age, n, ended, bulk, bulk_to, late, license_size, memo_size, holder, at =
+    struct.unpack(LANE, value)
+  return { fence = fence, last = last, done = done, hold = hold, bytes = bytes, age = age, n = n, ended = ended,
+    bulk = bulk, bulk_to = bulk_to, late = late, license_size = license_size, memo_size = memo_size, holder = holder,
+    tail = string.sub(value, at) }
 end
 
 local function new_lane(license)

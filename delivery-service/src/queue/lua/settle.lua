@@ -17,6 +17,7 @@ local function flush()
 end
 
 local function settle(lane, l, at, ended, others)
+  if type(l) == 'string' then l = lane_of(l) end
   if not is_mine(l, ARGV[at + 1]) then return 0 end
   local open, sched = base .. 'open:' .. lane, base .. 'sched:' .. lane
   local i, late = at + 9, l.late == 1
@@ -150,10 +151,7 @@ for i, part in ipairs(all) do
   if seen[lane] then flush() end
   seen[lane] = true
   local r, d = #records, #dropped
-  local done, answer = pcall(function()
-    local l = touched[lane] or (stored[i] and lane_of(stored[i]))
-    return settle(lane, l, part[2], part[3], part[4])
-  end)
+  local done, answer = pcall(settle, lane, touched[lane] or stored[i], part[2], part[3], part[4])
   if not done then
     for k = #records, r + 1, -1 do records[k] = nil end
     for k = #dropped, d + 1, -1 do dropped[k] = nil end
