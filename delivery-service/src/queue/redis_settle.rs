@@ -72,33 +72,21 @@ impl RedisQueue {
     ) -> Result<Cmd, QueueError> {
         let limits = &self.limits;
         let mut call = self.call(&self.verbs.settle, shard)?;
-        let count = lanes.clone().map(|settle| settle.deliveries.len() * 3 + 10).sum();
+        let count = lanes.clone().map(|settle| settle.deliveries.len() * 3 + 3).sum();
         call.reserve_space_for_args(iter::repeat_n(96, count));
         call.arg(limits.ended_kept).arg(limits.failed_kept);
         call.arg(millis(limits.ended_age)).arg(millis(limits.failed_age));
         for settle in lanes {
-            call.arg(&settle.lane.webhook_id.bytes()).arg(settle.lane.fence).arg(settle.done_to.0);
-            match &settle.memo {
-                Some(memo) => call.arg([b"m", &memo[..]].concat()),
-                None => call.arg(""),
-            };
-            let (release, known, hold) = match settle.release {
-                None => ("", 0, 0),
-                Some(Release::Free { known, unread }) => (if unread { "unread" } else { "free" }, known.0, 0),
-                Some(Release::Hold { duration }) => ("hold", 0, millis(duration)),
-                Some(Release::Park) => ("park", 0, 0),
-            };
-            call.arg(release).arg(known).arg(hold);
             let ends = |fate: Fate| matches!(fate, Fate::Succeeded | Fate::Cancelled);
             let ended = settle.deliveries.iter().filter(|d| ends(d.fate));
-            call.arg(ended.clone().map(|d| u64::from(d.head.body_bytes)).sum::<u64>());
+            let others = settle.deliveries.iter().filter(|d| !ends(d.fate));
+            let bytes = ended.clone().map(|d| u64::from(d.head.body_bytes)).sum();
+            call.arg(&settle.lane.webhook_id.bytes()).arg(header(settle, bytes, others.clone().count()));
             call.arg(ended.clone().flat_map(entry).collect::<Vec<u8>>());
             for settled in ended {
                 call.arg(&settled.head.id().bytes());
                 call.arg(record::ended(&settled.head, settled.place));
             }
-            let others = settle.deliveries.iter().filter(|d| !ends(d.fate));
-            call.arg(others.clone().count());
             for settled in others {
                 call.arg(&settled.head.id().bytes());
                 match settled.fate {
@@ -120,4 +108,27 @@ impl RedisQueue {
 /// As history has it.
 fn entry(settled: &Settled) -> impl Iterator<Item = u8> {
     settled.place.0.to_be_bytes().into_iter().chain(settled.head.id().bytes())
+}
+
+/// What `lua/settle.lua` takes apart as HEADER, and the memo.
+fn header(settle: &Settle, bytes: u64, others: usize) -> Vec<u8> {
+    let (release, known, hold) = match settle.release {
+        None => (b'k', 0, 0),
+        Some(Release::Free { known, unread }) => (if unread { b'u' } else { b'f' }, known.0, 0),
+        Some(Release::Hold { duration }) => (b'h', 0, millis(duration)),
+        Some(Release::Park) => (b'p', 0, 0),
+    };
+    let mut header = Vec::with_capacity(64);
+    header.extend(settle.lane.fence.to_be_bytes());
+    header.extend(settle.done_to.0.to_be_bytes());
+    header.push(release);
+    for number in [known, hold, bytes] {
+        header.extend(number.to_be_bytes());
+    }
+    header.extend(u32::try_from(others).unwrap_or(u32::MAX).to_be_bytes());
+    if let Some(memo) = &settle.memo {
+        header.push(b'm');
+        header.extend(memo);
+    }
+    header
 }

@@ -1,9 +1,12 @@
 -- Stores what became of deliveries, and gives leases back. ARGV[3…]: kept ended and failed, their ages (ms);
--- then for each lane: id, fence, done to, memo ("" none, else "m" and it), release ("", "free", "unread",
--- "hold", "park"), the last place known, hold ms, bytes of the bodies that end, those that ended as history has
--- them (place and id), and for each: id, record; how many failed or are retried (each: id, ms until then or "" for
--- failed, renewed_at, attempts, head; with "b": joins a batch, and what makes its head say so). Answers for each
--- lane 1, 0 when its lease is lost, or an error's text.
+-- then for each lane: id, HEADER (fence, done to, how it is given back: a letter, the last place known, hold ms, bytes
+-- of the bodies that end, how many failed or are retried) and, when there is one, "m" and its memo; those that
+-- ended as history has them (place and id), and for each: id, record; those that failed or are retried, for each:
+-- id, ms until then or "" for failed, renewed_at, attempts, head; with "b": joins a batch, and what makes its head
+-- say so. Answers for each lane 1, 0 when its lease is lost, or an error's text.
+local HEADER, HEADER_SIZE = '>I8I8BI8I8I8I4', 45
+-- How a lane is given back: not, when it has something to do, at once, after a hold, when it is woken.
+local KEPT, FREE, UNREAD, HOLD, PARK = string.byte('kfuhp', 1, 5)
 local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
 local ended_age, failed_age = tonumber(ARGV[5]), tonumber(ARGV[6])
 local freed, waiting, news, records, dropped = {}, {}, {}, {}, {}
@@ -16,17 +19,18 @@ local function flush()
   records, dropped = {}, {}
 end
 
-local function settle(lane, l, at, ended, others)
+local function settle(lane, l, at, ended, header)
+  local fence, done_to, release, known, hold, bytes, others = unpack(header)
   if type(l) == 'string' then l = lane_of(l) end
-  if not is_mine(l, ARGV[at + 1]) then return 0 end
-  local open, sched = base .. 'open:' .. lane, base .. 'sched:' .. lane
-  local i, late = at + 9, l.late == 1
+  if not is_mine(l, fence) then return 0 end
+  local i, late, open, sched = at + 3, l.late == 1, base .. 'open:' .. lane, nil
+  if late or others > 0 or release ~= KEPT then sched = base .. 'sched:' .. lane end
 
   if ended > 0 then
-    local ids, entries = {}, ARGV[at + 8]
+    local ids, entries = {}, ARGV[at + 2]
     for k = 1, ended do ids[k] = ARGV[i + k * 2 - 2] end
     local left = each('ZREM', open, ids)
-    l.n, l.bytes = l.n - left, l.bytes - ARGV[at + 7] * left / ended
+    l.n, l.bytes = l.n - left, l.bytes - bytes * left / ended
     if left == ended then
       local r, d = #records, #dropped
       for k = 1, ended do
@@ -56,7 +60,6 @@ local function settle(lane, l, at, ended, others)
     i = i + ended * 2
   end
 
-  i = i + 1
   if others > 0 then
     local ids = {}
     for k = 0, others - 1 do ids[#ids + 1] = ARGV[i + k * 5] end
@@ -102,25 +105,24 @@ local function settle(lane, l, at, ended, others)
     if #failed > 0 then history[lane] = 2 end
   end
 
-  l.done = math.max(l.done, tonumber(ARGV[at + 2]))
+  l.done = math.max(l.done, done_to)
   if late then l.late = 1 end
-  if ARGV[at + 3] ~= '' then put(l, string.sub(ARGV[at + 3], 2), recent_of(l)) end
-  local release = ARGV[at + 4]
-  if release ~= '' then
-    local known, hold, next = ARGV[at + 5], 0, nil
+  if #ARGV[at + 1] > HEADER_SIZE then put(l, string.sub(ARGV[at + 1], HEADER_SIZE + 2), recent_of(l)) end
+  if release ~= KEPT then
+    local held, next = 0, nil
     local first = redis.call('ZRANGE', sched, 0, 0, 'WITHSCORES')
-    if (release == 'park' or release == 'hold') and redis.call('SREM', base .. 'news:' .. me, lane .. 'w') == 1 then
+    if (release == PARK or release == HOLD) and redis.call('SREM', base .. 'news:' .. me, lane .. 'w') == 1 then
       -- It was woken, and its holder had not heard of that.
       next = now
-    elseif release == 'park' then
-      hold, next = PARKED, '+inf'
+    elseif release == PARK then
+      held, next = PARKED, '+inf'
       redis.call('SADD', base .. 'parked', lane)
-    elseif release == 'hold' then
-      hold = now + ARGV[at + 6]
+    elseif release == HOLD then
+      held = now + hold
       -- What was asked for goes past a hold.
-      next = first[2] and tonumber(first[2]) < 1e9 and now or hold
-    elseif release == 'unread' or (l.last > tonumber(known)
-      and #redis.call('ZRANGE', open, '(' .. known, '+inf', 'BYSCORE', 'LIMIT', 0, 1) > 0) then
+      next = first[2] and tonumber(first[2]) < 1e9 and now or held
+    elseif release == UNREAD or (l.last > known
+      and #redis.call('ZRANGE', open, string.format('(%.0f', known), '+inf', 'BYSCORE', 'LIMIT', 0, 1) > 0) then
       next = now
     elseif first[2] then
       next = first[2]
@@ -129,7 +131,7 @@ local function settle(lane, l, at, ended, others)
     else
       l.n, l.bytes, l.late = 0, 0, 0
     end
-    l.holder, l.hold = '', hold
+    l.holder, l.hold = '', held
     freed[#freed + 1] = lane
     if next then waiting[#waiting + 1], waiting[#waiting + 2] = next, lane end
   end
@@ -137,21 +139,19 @@ local function settle(lane, l, at, ended, others)
   return 1
 end
 
-local all, at = {}, 7
+local all, headers, starts, at = {}, {}, {}, 7
 while at <= #ARGV do
-  local ended = #ARGV[at + 8] / ENTRY
-  all[#all + 1] = { ARGV[at], at, ended, tonumber(ARGV[at + 9 + ended * 2]) }
-  at = at + 10 + ended * 2 + all[#all][4] * 5
+  local k, header = #all + 1, { struct.unpack(HEADER, ARGV[at + 1]) }
+  all[k], headers[k], starts[k] = ARGV[at], header, at
+  at = at + 3 + #ARGV[at + 2] / ENTRY * 2 + header[7] * 5
 end
-local ids, answers, seen = {}, {}, {}
-for i, part in ipairs(all) do ids[i] = part[1] end
-local stored = values(states, ids)
-for i, part in ipairs(all) do
-  local lane = part[1]
+local stored, answers, seen = values(states, all), {}, {}
+for i, lane in ipairs(all) do
+  at = starts[i]
   if seen[lane] then flush() end
   seen[lane] = true
   local r, d = #records, #dropped
-  local done, answer = pcall(settle, lane, touched[lane] or stored[i], part[2], part[3], part[4])
+  local done, answer = pcall(settle, lane, touched[lane] or stored[i], at, #ARGV[at + 2] / ENTRY, headers[i])
   if not done then
     for k = #records, r + 1, -1 do records[k] = nil end
     for k = #dropped, d + 1, -1 do dropped[k] = nil end
