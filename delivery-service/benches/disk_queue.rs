@@ -19,9 +19,7 @@ use common::{
 };
 use delivery_service::{
     delivery::{Attempt, Fault, Head, State},
-    queue::{
-        Fate, LaneNow, Lease, Limits, New, PageLimit, Queue, Settle, Settled, Stored, disk::DiskQueue,
-    },
+    queue::{Fate, LaneNow, Lease, Limits, New, PageLimit, Queue, Settle, Settled, Stored, disk::DiskQueue},
 };
 
 #[global_allocator]
@@ -51,13 +49,7 @@ fn used() -> Used {
         let line = io.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
     };
-    Used {
-        at: Instant::now(),
-        writer_ns,
-        all_ns,
-        written: of("write_bytes:"),
-        write_calls: of("syscw:"),
-    }
+    Used { at: Instant::now(), writer_ns, all_ns, written: of("write_bytes:"), write_calls: of("syscw:") }
 }
 
 struct Load {
@@ -75,7 +67,8 @@ impl Load {
             let (n, lane) = (self.made, self.made % self.lanes);
             self.made += 1;
             let chance = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut head = Head::new(DeliveryId::new(0, now, chance), WebhookId::new(1, u128::from(lane) << 40));
+            let mut head =
+                Head::new(DeliveryId::new(0, now, chance), WebhookId::new(1, u128::from(lane) << 40));
             head.license_code = format!("~load1764-{}", lane % 10);
             head.event_id = format!("1763926510.{n}.{}", 50 * n);
             head.event_type = format!("Event {}", lane / 10);
@@ -86,11 +79,15 @@ impl Load {
         Arc::new(new.collect())
     }
 
-    fn outcomes(&self, batch: &[New], stored: &[Result<Stored, delivery_service::queue::QueueError>]) -> Arc<Vec<Settle>> {
+    fn outcomes(
+        &self,
+        batch: &[New],
+        stored: &[Result<Stored, delivery_service::queue::QueueError>],
+    ) -> Arc<Vec<Settle>> {
         let now = self.clock.now();
         let mut lanes: HashMap<WebhookId, Settle> = HashMap::new();
         for (new, stored) in batch.iter().zip(stored) {
-            let Ok(Stored::New { place, lane: LaneNow::Mine { fence }, .. }) = stored else {
+            let Ok(Stored::New { place, lane: LaneNow::Mine { fence, .. }, .. }) = stored else {
                 panic!("{stored:?}");
             };
             let lane = Lease { webhook_id: new.head.webhook_id(), fence: *fence };

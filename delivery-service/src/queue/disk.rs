@@ -12,7 +12,7 @@
 //! | scheduled | lane 16, due 8, place 8 | delivery id; due 0 when a caller asked for it |
 //! | ended, failed | lane 16, place 8 | delivery id, end time 8: history |
 //! | events | lane 16, event id | delivery id, expiry 8 |
-//! | expiries | expiry 8, lane 16, event id | nothing: the order in which event ids are forgotten |
+//! | expiries | expiry 8, number 8 | event keys to forget then, each after its length 4 |
 //! | lanes | lane 16 | license code, last place, counts, bytes, memo |
 //! | stopped | lane 16 | until when it is on hold (ms), or that it is parked |
 //! | bulk | lane 16 | from place 8, to place 8: what is left of a bulk retry |

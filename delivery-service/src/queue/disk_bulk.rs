@@ -42,9 +42,9 @@ impl Group<'_, '_> {
             self.unlist(lane, &mark)?;
             head.end(State::Cancelled, Fault::None, self.now);
             (mark.kind, mark.asked) = (Kind::Ended, false);
-            self.tables.bodies.remove(&id.bytes())?;
+            self.tables.bodies.remove(id.bytes());
             self.tables.ended.insert(&at(lane, mark.place), &id_and_time(id, self.now))?;
-            self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
+            self.tables.heads.insert(id.bytes(), mark.with(&head));
             row.ended += 1;
             row.open = row.open.saturating_sub(1);
             row.open_bytes = row.open_bytes.saturating_sub(mark.body_bytes.into());
@@ -65,7 +65,7 @@ impl Group<'_, '_> {
             && head.webhook_id() == lane
         {
             head.join(id, last);
-            self.tables.heads.insert(&head.id().bytes(), mark.with(&head).as_slice())?;
+            self.tables.heads.insert(head.id().bytes(), mark.with(&head));
         }
         Ok(())
     }
@@ -84,7 +84,7 @@ impl Group<'_, '_> {
             if !succeeded {
                 head.end(State::Cancelled, Fault::None, self.now);
             }
-            self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
+            self.tables.heads.insert(id.bytes(), mark.with(&head));
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ impl Group<'_, '_> {
         let mut row = self.take_row(lane)?;
         for (place, id) in failed {
             let Some((mut mark, mut head)) = self.delivery(id)? else { continue };
-            if mark.kind != Kind::Failed || self.tables.bodies.get(&id.bytes())?.is_none() {
+            if mark.kind != Kind::Failed || self.tables.bodies.read(id.bytes(), |_| ())?.is_none() {
                 continue;
             }
             self.tables.failed.remove(&at(lane, place))?;
@@ -143,7 +143,7 @@ impl Group<'_, '_> {
             head.renew();
             head.asked_again = false;
             self.schedule(lane, id, &mut mark, self.now.0.max(ASKED + 1))?;
-            self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
+            self.tables.heads.insert(id.bytes(), mark.with(&head));
             slice.retried.push((head, place));
         }
         self.rows.insert(lane, row);
@@ -177,7 +177,7 @@ impl Group<'_, '_> {
     }
 
     fn delivery(&self, id: DeliveryId) -> Result<Option<(Mark, Head)>, QueueError> {
-        self.tables.heads.get(&id.bytes())?.map(|value| Mark::read_all(value.value())).transpose()
+        self.tables.heads.read(id.bytes(), Mark::read_all)?.transpose()
     }
 
     fn take_row_copy(&mut self, lane: WebhookId) -> Result<Row, QueueError> {

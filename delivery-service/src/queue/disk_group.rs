@@ -1,7 +1,7 @@
 //! The embedded queue's verbs that write, inside the one transaction of a group of commands. They see
 //! what the commands before them in the group did; nothing counts before the group is committed.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use bytes::Bytes;
 use common::{
@@ -15,8 +15,8 @@ use super::{
     Fate, Found, LaneNow, LeaseLost, Limits, New, QueueError, Release, Retried, Settle, Settled, Stored,
     disk_lanes::{Lane, Lanes},
     disk_tables::{
-        ASKED, Kind, Mark, PARKED, Row, Tables, account_key, at, due_at, event_key, expiry_key, first_due,
-        first16, has_fresh, id_and_time, time_of,
+        ASKED, Kind, Mark, PARKED, Row, Tables, account_key, at, due_at, event_key, first_due, first16,
+        has_fresh, id_and_time, time_of,
     },
 };
 use crate::delivery::{Fault, Place, State};
@@ -32,19 +32,23 @@ pub(super) struct Group<'t, 'l> {
     /// Lanes' rows as they now are; written by `finish`.
     pub(super) rows: HashMap<WebhookId, Row>,
     /// Event ids that were noted.
-    noted: usize,
+    noted: Vec<Vec<u8>>,
 }
 
 impl<'t, 'l> Group<'t, 'l> {
     pub fn new(tables: Tables<'t>, lanes: &'l mut Lanes, limits: &'l Limits, now: Time) -> Self {
-        Self { tables, lanes, limits, now, rows: HashMap::new(), noted: 0 }
+        Self { tables, lanes, limits, now, rows: HashMap::new(), noted: Vec::new() }
     }
 
     /// Writes what the verbs kept back.
     pub fn finish(mut self) -> Result<(), QueueError> {
-        if self.noted > 0 {
-            self.forget_events(2 * self.noted + TRIM)?;
+        if !self.noted.is_empty() {
+            let noted = std::mem::take(&mut self.noted);
+            self.expire(&noted)?;
+            self.forget_events(2 * noted.len() + TRIM)?;
         }
+        self.tables.heads.write()?;
+        self.tables.bodies.write()?;
         for (lane, row) in &self.rows {
             self.tables.lanes.insert(&lane.bytes(), row.encode_to_vec().as_slice())?;
         }
@@ -53,20 +57,18 @@ impl<'t, 'l> Group<'t, 'l> {
 
     pub fn enqueue(&mut self, new: &New) -> Result<Stored, QueueError> {
         let New { head, body, dedupe, failed } = new;
-        let (mut head, dedupe, failed) = (head.clone(), *dedupe, *failed);
+        let (mut head, dedupe, failed) = (Cow::Borrowed(head), *dedupe, *failed);
         let (id, lane, now) = (head.id(), head.webhook_id(), self.now);
-        let event = event_key(lane, &head.event_id);
-        if dedupe
-            && let Some(known) = self.tables.events.get(event.as_slice())?
-            && time_of(known.value()) > now
-        {
-            return Ok(Stored::Duplicate { id: DeliveryId::from_bytes(first16(known.value())) });
-        }
         if dedupe {
+            let event = event_key(lane, &head.event_id);
+            if let Some(known) = self.tables.events.get(event.as_slice())?
+                && time_of(known.value()) > now
+            {
+                return Ok(Stored::Duplicate { id: DeliveryId::from_bytes(first16(known.value())) });
+            }
             let expiry = now + self.limits.dedupe_window;
             self.tables.events.insert(event.as_slice(), &id_and_time(id, expiry))?;
-            self.tables.expiries.insert(expiry_key(expiry, &event).as_slice(), ())?;
-            self.noted += 1;
+            self.noted.push(event);
         }
 
         let mut row = self.take_row(lane)?;
@@ -77,7 +79,9 @@ impl<'t, 'l> Group<'t, 'l> {
         let before = Place(row.last_place);
         let place = Place::next(before, now);
         row.last_place = place.0;
-        head.body_bytes = body.len() as u32;
+        if head.body_bytes != body.len() as u32 {
+            head.to_mut().body_bytes = body.len() as u32;
+        }
         let bytes = u64::from(head.body_bytes);
         let full = row.open >= self.limits.backlog_deliveries
             || row.open_bytes.saturating_add(bytes) > self.limits.backlog_bytes;
@@ -91,11 +95,11 @@ impl<'t, 'l> Group<'t, 'l> {
         };
 
         if let Some(reason) = failed.or(full.then_some(Fault::BacklogFull)) {
-            head.end(State::Failed, reason, now);
+            head.to_mut().end(State::Failed, reason, now);
             mark.kind = Kind::Failed;
-            self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
+            self.tables.heads.insert(id.bytes(), mark.with(&head));
             if failed.is_some() {
-                self.tables.bodies.insert(&id.bytes(), body.as_ref())?;
+                self.tables.bodies.insert(id.bytes(), body.clone());
             }
             self.tables.failed.insert(&at(lane, place), &id_and_time(id, now))?;
             row.failed += 1;
@@ -104,8 +108,8 @@ impl<'t, 'l> Group<'t, 'l> {
             return Ok(Stored::Ended { place, reason });
         }
 
-        self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
-        self.tables.bodies.insert(&id.bytes(), body.as_ref())?;
+        self.tables.heads.insert(id.bytes(), mark.with(&head));
+        self.tables.bodies.insert(id.bytes(), body.clone());
         self.tables.fresh.insert(&at(lane, place), &id.bytes())?;
         row.open += 1;
         row.open_bytes += bytes;
@@ -158,14 +162,14 @@ impl<'t, 'l> Group<'t, 'l> {
     }
 
     fn settle_one(&mut self, lane: WebhookId, row: &mut Row, settled: &Settled) -> Result<(), QueueError> {
-        let (mut head, fate) = (settled.head.clone(), settled.fate);
+        let (mut head, fate) = (Cow::Borrowed(&settled.head), settled.fate);
         let id = head.id();
         let Some(mut mark) = self.mark(id)? else { return Ok(()) };
         if fate == Fate::Batch {
             return self.join_batch(lane, &head);
         }
         if mark.kind == Kind::Ended && fate != Fate::Cancelled && head.webhook_id() == lane {
-            return self.settle_withdrawn(id, head, fate == Fate::Succeeded);
+            return self.settle_withdrawn(id, head.into_owned(), fate == Fate::Succeeded);
         }
         // Said before, and its answer was lost.
         if !matches!(mark.kind, Kind::Fresh | Kind::Scheduled) || head.webhook_id() != lane {
@@ -177,7 +181,7 @@ impl<'t, 'l> Group<'t, 'l> {
         mark.asked = false;
         match fate {
             Fate::Retry { .. } | Fate::Failed if asked => {
-                head.renew();
+                head.to_mut().renew();
                 self.schedule(lane, id, &mut mark, ASKED)?;
             }
             Fate::Retry { after } => {
@@ -192,7 +196,7 @@ impl<'t, 'l> Group<'t, 'l> {
             }
             Fate::Succeeded | Fate::Cancelled => {
                 mark.kind = Kind::Ended;
-                self.tables.bodies.remove(&id.bytes())?;
+                self.tables.bodies.remove(id.bytes());
                 self.tables.ended.insert(&at(lane, mark.place), &id_and_time(id, self.now))?;
                 row.ended += 1;
             }
@@ -201,7 +205,7 @@ impl<'t, 'l> Group<'t, 'l> {
             row.open = row.open.saturating_sub(1);
             row.open_bytes = row.open_bytes.saturating_sub(bytes);
         }
-        self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
+        self.tables.heads.insert(id.bytes(), mark.with(&head));
         Ok(())
     }
 
@@ -229,15 +233,14 @@ impl<'t, 'l> Group<'t, 'l> {
     }
 
     pub fn retry(&mut self, id: DeliveryId) -> Result<Retried, QueueError> {
-        let Some((mut mark, mut head)) =
-            self.tables.heads.get(&id.bytes())?.map(|value| Mark::read_all(value.value())).transpose()?
+        let Some((mut mark, mut head)) = self.tables.heads.read(id.bytes(), Mark::read_all)?.transpose()?
         else {
             return Ok(Retried::NotFound);
         };
         if mark.kind == Kind::Ended {
             return Ok(Retried::Ended(head.state()));
         }
-        let body = self.tables.bodies.get(&id.bytes())?.map(|body| Bytes::copy_from_slice(body.value()));
+        let body = self.tables.bodies.read(id.bytes(), Bytes::copy_from_slice)?;
         let Some(body) = body else { return Ok(Retried::NoBody) };
         let lane = head.webhook_id();
         let is_held = matches!(self.lanes.get(lane), Some(Lane::Held { .. }));
@@ -255,7 +258,7 @@ impl<'t, 'l> Group<'t, 'l> {
         }
         head.renew();
         self.schedule(lane, id, &mut mark, ASKED)?;
-        self.tables.heads.insert(&id.bytes(), mark.with(&head).as_slice())?;
+        self.tables.heads.insert(id.bytes(), mark.with(&head));
         if is_held || self.stopped_until(lane)? != Some(PARKED) {
             self.lanes.has_work(lane, self.now.0, self.now);
         }
@@ -296,7 +299,7 @@ impl<'t, 'l> Group<'t, 'l> {
     }
 
     fn mark(&self, id: DeliveryId) -> Result<Option<Mark>, QueueError> {
-        self.tables.heads.get(&id.bytes())?.map(|value| Mark::read(value.value())).transpose()
+        self.tables.heads.read(id.bytes(), Mark::read)?.transpose()
     }
 
     /// Takes an open delivery out of its indexes.

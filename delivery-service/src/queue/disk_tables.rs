@@ -8,7 +8,7 @@ use common::{
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
 
-use super::QueueError;
+use super::{QueueError, disk_layer::Layer};
 use crate::delivery::{Head, Place};
 
 pub(super) type ById<V> = TableDefinition<'static, &'static [u8; 16], V>;
@@ -22,7 +22,7 @@ pub(super) const SCHEDULED: TableDefinition<&[u8; 32], &[u8; 16]> = TableDefinit
 pub(super) const ENDED: ByPlace<&[u8; 24]> = ByPlace::new("ended");
 pub(super) const FAILED: ByPlace<&[u8; 24]> = ByPlace::new("failed");
 pub(super) const EVENTS: TableDefinition<&[u8], &[u8; 24]> = TableDefinition::new("events");
-pub(super) const EXPIRIES: TableDefinition<&[u8], ()> = TableDefinition::new("expiries");
+pub(super) const EXPIRIES: ById<&[u8]> = ById::new("expiries");
 pub(super) const LANES: ById<&[u8]> = ById::new("lanes");
 pub(super) const STOPPED: ById<i64> = ById::new("stopped");
 pub(super) const BULK: ById<&[u8; 16]> = ById::new("bulk");
@@ -37,15 +37,15 @@ pub(super) const ASKED: i64 = 0;
 
 /// All tables, open for writing.
 pub(super) struct Tables<'t> {
-    pub heads: Table<'t, &'static [u8; 16], &'static [u8]>,
-    pub bodies: Table<'t, &'static [u8; 16], &'static [u8]>,
+    pub heads: Layer<'t>,
+    pub bodies: Layer<'t>,
     pub fresh: Table<'t, &'static [u8; 24], &'static [u8; 16]>,
     pub retrying: Table<'t, &'static [u8; 24], &'static [u8; 16]>,
     pub scheduled: Table<'t, &'static [u8; 32], &'static [u8; 16]>,
     pub ended: Table<'t, &'static [u8; 24], &'static [u8; 24]>,
     pub failed: Table<'t, &'static [u8; 24], &'static [u8; 24]>,
     pub events: Table<'t, &'static [u8], &'static [u8; 24]>,
-    pub expiries: Table<'t, &'static [u8], ()>,
+    pub expiries: Table<'t, &'static [u8; 16], &'static [u8]>,
     pub lanes: Table<'t, &'static [u8; 16], &'static [u8]>,
     pub stopped: Table<'t, &'static [u8; 16], i64>,
     pub bulk: Table<'t, &'static [u8; 16], &'static [u8; 16]>,
@@ -55,8 +55,8 @@ pub(super) struct Tables<'t> {
 impl<'t> Tables<'t> {
     pub fn open(txn: &'t WriteTransaction) -> Result<Self, TableError> {
         Ok(Self {
-            heads: txn.open_table(HEADS)?,
-            bodies: txn.open_table(BODIES)?,
+            heads: Layer::new(txn.open_table(HEADS)?),
+            bodies: Layer::new(txn.open_table(BODIES)?),
             fresh: txn.open_table(FRESH)?,
             retrying: txn.open_table(RETRYING)?,
             scheduled: txn.open_table(SCHEDULED)?,
@@ -130,8 +130,8 @@ pub(super) struct Mark {
 const MARK: usize = 26;
 
 impl Mark {
-    pub fn with(self, head: &Head) -> Vec<u8> {
-        let mut value = Vec::with_capacity(MARK + 256);
+    pub fn with(self, head: &Head) -> Bytes {
+        let mut value = Vec::with_capacity(MARK + head.encoded_len());
         value.push(self.kind as u8);
         value.push(u8::from(self.asked));
         value.extend(self.place.0.to_be_bytes());
@@ -140,7 +140,7 @@ impl Mark {
         value.extend(head.renewed_at.to_be_bytes());
         // Cannot fail: a Vec grows.
         let _ = head.encode(&mut value);
-        value
+        value.into()
     }
 
     pub fn read(value: &[u8]) -> Result<Self, QueueError> {
@@ -233,8 +233,28 @@ pub(super) fn event_key(lane: WebhookId, event_id: &str) -> Vec<u8> {
     [&lane.bytes(), event_id.as_bytes()].concat()
 }
 
-pub(super) fn expiry_key(expiry: Time, event: &[u8]) -> Vec<u8> {
-    [&expiry.0.to_be_bytes(), event].concat()
+pub(super) fn expiry_key(expiry: Time, n: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&expiry.0.to_be_bytes());
+    key[8..].copy_from_slice(&n.to_be_bytes());
+    key
+}
+
+/// A value of `EXPIRIES`: keys of events, each after its length.
+pub(super) fn pack(events: &[Vec<u8>]) -> Vec<u8> {
+    let sized = |event: &Vec<u8>| [&(event.len() as u32).to_be_bytes(), event.as_slice()].concat();
+    events.iter().flat_map(sized).collect()
+}
+
+pub(super) fn unpack(mut packed: &[u8]) -> Vec<Vec<u8>> {
+    let mut events = Vec::new();
+    while let Some((size, rest)) = packed.split_first_chunk()
+        && let Some((event, rest)) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)
+    {
+        events.push(event.to_vec());
+        packed = rest;
+    }
+    events
 }
 
 pub(super) fn account_key(license_code: &str, lane: [u8; 16]) -> Vec<u8> {

@@ -19,6 +19,7 @@ mod disk_bulk;
 mod disk_group;
 mod disk_history;
 mod disk_lanes;
+mod disk_layer;
 mod disk_read;
 mod disk_scan;
 mod disk_tables;
