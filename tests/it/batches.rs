@@ -20,6 +20,7 @@ use proto::v1::{
     BatchPolicy, CancelDeliveriesRequest, CreateWebhookRequest, DeliveryOrder, DeliveryPolicy, DeliveryState,
     Event, RetryDeliveryRequest, UrlParameters, Webhook, WebhookType, event::Payload,
 };
+use tokio::sync::Semaphore;
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -224,6 +225,39 @@ async fn members_stay_the_same_on_the_embedded_store() {
 async fn members_stay_the_same_on_redis() {
     let redis = Redis::start().await;
     members_stay_the_same(&["--redis-url", &redis.url()]).await;
+}
+
+#[tokio::test]
+async fn another_replica_sends_what_was_under_way_as_it_was() {
+    let redis = Redis::start().await;
+    let store = ["--redis-url", &redis.url()];
+    let pair = Pair::start(&store).await;
+    let other = Process::delivery("127.0.0.1:0", pair.config.config_address(), &store).await;
+    let passes = Arc::new(Semaphore::new(0));
+    let gate = passes.clone();
+    let receiver = Receiver::answering(move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.acquire().await.unwrap().forget();
+            answer(200)
+        }
+    })
+    .await;
+    let mut api = Api::new(pair.config.config_address(), other.delivery_address());
+    let policy = DeliveryPolicy { order: DeliveryOrder::Strict.into(), ..policy(4, 300) };
+    let hook = make(&mut api, ACCOUNT, &receiver.url("/"), policy).await;
+    pair.api().in_force(&hook.id).await;
+    publish_all(&mut pair.api(), orders(0..3)).await;
+    let first = receiver.next().await;
+    // There would be room for one of these.
+    publish_all(&mut api, orders(3..5)).await;
+    let Pair { config: _config, delivery, .. } = pair;
+    delivery.kill();
+    passes.add_permits(10);
+    let again = receiver.next().await;
+    assert_eq!((members(&again), again.body), (vec![0, 1, 2], first.body.clone()));
+    assert_eq!(again.headers["webhook-id"], first.headers["webhook-id"]);
+    assert_eq!(members(&receiver.next().await), [3, 4]);
 }
 
 #[tokio::test]

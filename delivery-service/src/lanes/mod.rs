@@ -7,6 +7,8 @@
 mod attempt;
 mod batched;
 mod batched_index;
+#[cfg(test)]
+mod batched_model;
 mod batched_reads;
 #[cfg(test)]
 mod batched_tests;
