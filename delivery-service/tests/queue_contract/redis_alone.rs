@@ -16,7 +16,7 @@ use delivery_service::{
 use redis::{Value, cmd};
 
 use crate::{
-    bench::{ACCOUNT, Backend, Bench, MINUTE, lane, page},
+    bench::{ACCOUNT, Backend, Bench, MINUTE, lane, page, put_ids},
     redis::{Single, open},
     redis_server::Server,
 };
@@ -191,6 +191,38 @@ async fn event_ids_go_with_their_window_also_where_nothing_is_stored() {
         let Value::Array(keys) = ask(&bench, &[b"KEYS", buckets.as_bytes()]).await else { panic!("no list") };
         assert_eq!(keys.len(), left, "the buckets and their index");
     }
+}
+
+/// History stands in blobs, which are cut and go by age; the newest of it stands with the lane.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_history_is_cut_to_what_is_kept_and_ages_out() {
+    let (kept, age) = (100, 60 * MINUTE);
+    let bench = Bench::<Single>::with(Limits { ended_kept: kept, ended_age: age, ..Limits::default() }).await;
+    let mut newest = Vec::new();
+    for round in [1, 3, 70, 150, 5, 200, 9, 1, 1, 30] {
+        let puts = bench.put_many(lane(1), round).await;
+        // The last one ends first.
+        let settled = puts.iter().rev().map(|put| put.settled(Fate::Succeeded)).collect();
+        bench.settle(puts[0].lease(), settled, None).await;
+        newest.extend(put_ids(&puts));
+        let query = Query { license_code: ACCOUNT.into(), limit: 1_000, ..Query::default() };
+        let listed = bench.queue.list(query.clone()).await.unwrap().deliveries;
+        let at_least = newest.len().min(kept as usize);
+        assert!((at_least..=kept as usize + kept as usize / 16).contains(&listed.len()), "{}", listed.len());
+        assert!(listed.is_sorted_by(|(_, newer), (_, older)| newer > older));
+        let first = bench.queue.list(Query { limit: 7, ..query }).await.unwrap();
+        assert_eq!(first.deliveries[..], listed[..first.deliveries.len()], "and page by page");
+        assert_eq!(first.deliveries.len(), listed.len().min(7));
+        bench.advance(MINUTE).await;
+    }
+    // Ten minutes have gone by: the rounds of the first six are too old.
+    bench.advance(age - 5 * MINUTE).await;
+    bench.claim(0).await;
+    let heads = format!("{}:{{q0}}:heads", bench.backend.prefix());
+    assert_eq!(ask(&bench, &[b"HLEN", heads.as_bytes()]).await, Value::Int(9 + 1 + 1 + 30));
+    bench.advance(age).await;
+    bench.claim(0).await;
+    assert_eq!(ask(&bench, &[b"HLEN", heads.as_bytes()]).await, Value::Int(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
