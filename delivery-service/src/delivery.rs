@@ -65,6 +65,9 @@ pub struct Head {
     /// The place of that batch's last member.
     #[prost(uint64, tag = "20")]
     batch_last: u64,
+    /// How often it was renewed: the store sees whether an attempt knew of the last time.
+    #[prost(uint32, tag = "21")]
+    pub renewals: u32,
 }
 
 /// As `hookline.v1.DeliveryState`.
@@ -172,6 +175,7 @@ impl Head {
             self.batch_id.clear();
         }
         self.asked_again = true;
+        self.renewals += 1;
         self.renewed_at = self.attempt_count;
         self.next_attempt_ms = 0;
         self.end_ms = 0;

@@ -5,7 +5,7 @@
 //!
 //! | table | key (big-endian, sorts as read) | value |
 //! | --- | --- | --- |
-//! | heads | delivery id 16 | mark 26 (kind, place, due, sizes), head |
+//! | heads | delivery id 16 | mark 25 (kind, place, due, sizes), head |
 //! | bodies | delivery id 16 | body, while it is kept |
 //! | fresh | lane 16, place 8 | delivery id |
 //! | retrying | lane 16, place 8 | delivery id: open and scheduled |

@@ -41,7 +41,7 @@ impl Group<'_, '_> {
             }
             self.unlist(lane, &mark)?;
             head.end(State::Cancelled, Fault::None, self.now);
-            (mark.kind, mark.asked) = (Kind::Ended, false);
+            mark.kind = Kind::Ended;
             self.tables.bodies.remove(id.bytes());
             self.tables.ended.insert(&at(lane, mark.place), &id_and_time(id, self.now))?;
             self.tables.heads.insert(id.bytes(), mark.with(&head));
@@ -139,7 +139,6 @@ impl Group<'_, '_> {
             row.failed = row.failed.saturating_sub(1);
             row.open += 1;
             row.open_bytes += u64::from(mark.body_bytes);
-            mark.asked = false;
             head.renew();
             head.asked_again = false;
             self.schedule(lane, id, &mut mark, self.now.0.max(ASKED + 1))?;

@@ -85,14 +85,8 @@ impl<'t, 'l> Group<'t, 'l> {
         let bytes = u64::from(head.body_bytes);
         let full = row.open >= self.limits.backlog_deliveries
             || row.open_bytes.saturating_add(bytes) > self.limits.backlog_bytes;
-        let mut mark = Mark {
-            kind: Kind::Fresh,
-            asked: false,
-            place,
-            due: 0,
-            body_bytes: head.body_bytes,
-            renewed_at: head.renewed_at,
-        };
+        let mut mark =
+            Mark { kind: Kind::Fresh, place, due: 0, body_bytes: head.body_bytes, renewals: head.renewals };
 
         if let Some(reason) = failed.or(full.then_some(Fault::BacklogFull)) {
             head.to_mut().end(State::Failed, reason, now);
@@ -175,13 +169,14 @@ impl<'t, 'l> Group<'t, 'l> {
         if !matches!(mark.kind, Kind::Fresh | Kind::Scheduled) || head.webhook_id() != lane {
             return Ok(());
         }
-        let asked = mark.asked || head.renewed_at < mark.renewed_at;
+        // The attempt began before that.
+        let asked = head.renewals < mark.renewals;
         self.unlist(lane, &mark)?;
         let bytes = u64::from(mark.body_bytes);
-        mark.asked = false;
         match fate {
             Fate::Retry { .. } | Fate::Failed if asked => {
                 head.to_mut().renew();
+                head.to_mut().renewals = mark.renewals;
                 self.schedule(lane, id, &mut mark, ASKED)?;
             }
             Fate::Retry { after } => {
@@ -251,10 +246,8 @@ impl<'t, 'l> Group<'t, 'l> {
             row.open += 1;
             row.open_bytes += u64::from(mark.body_bytes);
             self.rows.insert(lane, row);
-            mark.asked = false;
         } else {
             self.unlist(lane, &mark)?;
-            mark.asked = is_held && (mark.asked || head.renewed_at == head.attempt_count);
         }
         head.renew();
         self.schedule(lane, id, &mut mark, ASKED)?;
@@ -266,10 +259,8 @@ impl<'t, 'l> Group<'t, 'l> {
     }
 
     pub fn wake(&mut self, lane: WebhookId) -> Result<(), QueueError> {
-        let parked = self.tables.stopped.get(&lane.bytes())?.is_some_and(|until| until.value() == PARKED);
-        if parked {
-            self.tables.stopped.remove(&lane.bytes())?;
-        }
+        // A hold ends too: what held the lane back may be mended.
+        self.tables.stopped.remove(&lane.bytes())?;
         let has_open = match self.rows.get(&lane) {
             Some(row) => row.open > 0,
             None => Row::read(&self.tables.lanes, lane)?.is_some_and(|row| row.open > 0),

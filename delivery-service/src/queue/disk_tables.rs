@@ -117,27 +117,24 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark {
     pub kind: Kind,
-    /// Asked for again, and the head alone cannot tell whether the attempt that ends next began
-    /// before that.
-    pub asked: bool,
     pub place: Place,
     /// The time in its `SCHEDULED` key.
     pub due: i64,
     pub body_bytes: u32,
-    pub renewed_at: u32,
+    /// As its head has them: an attempt with fewer did not know that it was asked for again.
+    pub renewals: u32,
 }
 
-const MARK: usize = 26;
+const MARK: usize = 25;
 
 impl Mark {
     pub fn with(self, head: &Head) -> Bytes {
         let mut value = Vec::with_capacity(MARK + head.encoded_len());
         value.push(self.kind as u8);
-        value.push(u8::from(self.asked));
         value.extend(self.place.0.to_be_bytes());
         value.extend(self.due.to_be_bytes());
         value.extend(self.body_bytes.to_be_bytes());
-        value.extend(head.renewed_at.to_be_bytes());
+        value.extend(head.renewals.to_be_bytes());
         // Cannot fail: a Vec grows.
         let _ = head.encode(&mut value);
         value.into()
@@ -157,11 +154,10 @@ impl Mark {
         };
         Ok(Self {
             kind,
-            asked: value.get(1) == Some(&1),
-            place: Place(u64::from_be_bytes(number(2)?)),
-            due: i64::from_be_bytes(number(10)?),
-            body_bytes: u32::from_be_bytes(small(18)?),
-            renewed_at: u32::from_be_bytes(small(22)?),
+            place: Place(u64::from_be_bytes(number(1)?)),
+            due: i64::from_be_bytes(number(9)?),
+            body_bytes: u32::from_be_bytes(small(17)?),
+            renewals: u32::from_be_bytes(small(21)?),
         })
     }
 

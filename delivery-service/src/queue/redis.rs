@@ -279,7 +279,7 @@ impl Queue for RedisQueue {
             head.renew();
             let mut call = self.call(&self.verbs.retry, id.shard())?;
             call.arg(&id.bytes()).arg(&head.webhook_id().bytes()).arg(&stored);
-            call.arg(head.encode_to_vec()).arg(head.attempt_count);
+            call.arg(head.encode_to_vec()).arg(head.renewals);
             if number(&self.verbs.retry.run(&self.connection, call, TIMEOUT).await?)? == 1 {
                 return Ok(Retried::Now(Box::new(Found { head, place, body: Some(body.into()) })));
             }

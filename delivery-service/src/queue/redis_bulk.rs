@@ -112,7 +112,7 @@ impl RedisQueue {
             let Record { mut head, place, .. } = record::read(&stored)?;
             head.renew();
             head.asked_again = false;
-            call.arg(&head.id().bytes()).arg(&stored).arg(head.encode_to_vec()).arg(head.attempt_count);
+            call.arg(&head.id().bytes()).arg(&stored).arg(head.encode_to_vec()).arg(head.renewals);
             found.push((head, place));
         }
         let mut done = Answer::of(self.ask(verb, call).await?)?;

@@ -1,5 +1,5 @@
 //! A delivery's record in Redis: a mark of 18 bytes (place 8, bytes of the body 4, kind 1, flags 1,
-//! renewed_at 4, all big-endian), which the scripts read and write, and the head, which they do not.
+//! renewals 4, all big-endian), which the scripts read and write, and the head, which they do not.
 
 use bytes::Bytes;
 use prost::Message;
@@ -35,7 +35,7 @@ pub(super) fn ended(head: &Head, place: Place) -> Vec<u8> {
     record.extend(place.0.to_be_bytes());
     record.extend([0; 4]);
     record.extend([ENDED, 0]);
-    record.extend(head.renewed_at.to_be_bytes());
+    record.extend(head.renewals.to_be_bytes());
     // Cannot fail: a Vec grows.
     let _ = head.encode(&mut record);
     record
@@ -73,6 +73,7 @@ pub(super) fn read(record: &[u8]) -> Result<Record, QueueError> {
         Head::decode(head).map_err(|e| QueueError::Damaged(format!("a delivery cannot be read: {e}")))?;
     if flags & RENEW != 0 {
         head.renew();
+        head.renewals = mark[14..].try_into().map_or(0, u32::from_be_bytes);
     }
     if kind >= ENDED && head.end_ms == 0 {
         // It ended as it was stored, and its place has that time.

@@ -94,7 +94,7 @@ impl RedisQueue {
                     Fate::Batch => call.arg("b"),
                     _ => call.arg(""),
                 };
-                call.arg(settled.head.renewed_at).arg(settled.head.attempt_count);
+                call.arg(settled.head.renewals);
                 match settled.fate {
                     Fate::Batch => call.arg(settled.head.membership()),
                     _ => call.arg(settled.head.encode_to_vec()),

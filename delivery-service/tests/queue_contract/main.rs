@@ -78,6 +78,9 @@ contract! {
             what_comes_after_the_last_known_place_makes_a_lane_due
             a_released_lane_is_due_with_its_next_retry
             a_hold_keeps_back_all_until_it_is_over
+            waking_ends_a_hold
+            what_comes_on_hold_is_due_when_that_is_over
+            a_lane_woken_while_it_is_held_is_due_whatever_it_waits_for
             a_parked_lane_waits_until_it_is_woken
             waking_all_parked_lanes_leaves_holds
             a_lane_woken_while_it_is_held_does_not_park
@@ -100,6 +103,7 @@ contract! {
             a_retry_goes_past_a_hold_and_not_past_parking
             asked_for_during_an_attempt_it_follows_a_failure
             asked_for_during_a_first_attempt_it_follows_a_failure
+            asked_for_before_a_first_attempt_it_is_that_attempt
             asked_for_during_an_attempt_a_success_stands
             its_holder_hears_of_it
         ]

@@ -139,6 +139,18 @@ pub async fn asked_for_during_a_first_attempt_it_follows_a_failure<B: Backend>()
     follows_a_failure::<B>(0).await;
 }
 
+pub async fn asked_for_before_a_first_attempt_it_is_that_attempt<B: Backend>() {
+    let bench = Bench::<B>::start().await;
+    let put = bench.put(lane(1)).await;
+    retry(&bench, put.id).await;
+    let read = bench.queue.read(put.lease(), put.place, 0, page(10)).await.unwrap().unwrap();
+    assert!(read.deliveries[0].head.asked_again);
+    let failed = settle_waiting(&read.deliveries[0], Fate::Failed);
+    bench.settle(put.lease(), vec![failed], known(&put)).await;
+    assert_eq!(bench.state(put.id).await, State::Failed, "its holder knew");
+    bench.nothing_is_due().await;
+}
+
 pub async fn asked_for_during_an_attempt_a_success_stands<B: Backend>() {
     for attempts_before in 0..2 {
         let (bench, found) = during_an_attempt::<B>(attempts_before, Fate::Succeeded).await;

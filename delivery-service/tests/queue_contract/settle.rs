@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use delivery_service::{
     delivery::{Place, State},
-    queue::{Fate, Lanes, Lease, LeaseLost, Limits, PageLimit, Release, Settle},
+    queue::{Cancel, Fate, LaneNow, Lanes, Lease, LeaseLost, Limits, PageLimit, Release, Settle},
 };
 
 use crate::bench::{Backend, Bench, MINUTE, Put, ids, lane, page, put_ids, retry_in, settle_waiting};
@@ -184,6 +184,48 @@ pub async fn a_hold_keeps_back_all_until_it_is_over<B: Backend>() {
     bench.settle(put.lease(), vec![], hold).await;
     bench.queue.wake(Lanes::One(lane(2))).await.unwrap();
     assert_eq!(ids(&bench.claim_one().await.page.deliveries), [put.id], "waking ends the wait");
+}
+
+pub async fn waking_ends_a_hold<B: Backend>() {
+    let bench = Bench::<B>::start().await;
+    let puts = bench.put_many(lane(1), 2).await;
+    let hold = Some(Release::Hold { duration: 30 * MINUTE });
+    bench.settle(puts[0].lease(), vec![puts[0].settled(Fate::Succeeded)], hold).await;
+    bench.queue.wake(Lanes::One(lane(1))).await.unwrap();
+    let grant = bench.claim_one().await;
+    assert_eq!((ids(&grant.page.deliveries), grant.held), (vec![puts[1].id], Duration::ZERO));
+    bench.settle(grant.lane, vec![puts[1].settled(Fate::Succeeded)], hold).await;
+    bench.queue.wake(Lanes::One(lane(1))).await.unwrap();
+    bench.put(lane(1)).await.lease();
+}
+
+pub async fn what_comes_on_hold_is_due_when_that_is_over<B: Backend>() {
+    let bench = Bench::<B>::start().await;
+    let put = bench.put(lane(1)).await;
+    let hold = |duration| Some(Release::Hold { duration });
+    bench.settle(put.lease(), vec![], hold(10 * MINUTE)).await;
+    // Found due, for it was asked for, and empty, for it was withdrawn.
+    bench.queue.retry(put.id).await.unwrap();
+    bench.queue.cancel(lane(1), Cancel::All(None)).await.unwrap();
+    for grant in bench.claim(10).await.lanes {
+        bench.settle(grant.lane, vec![], hold(grant.held)).await;
+    }
+    let put = bench.put(lane(1)).await;
+    assert_eq!(put.now, LaneNow::NotNow);
+    bench.nothing_is_due().await;
+    bench.advance(10 * MINUTE).await;
+    assert_eq!(ids(&bench.claim_one().await.page.deliveries), [put.id]);
+}
+
+pub async fn a_lane_woken_while_it_is_held_is_due_whatever_it_waits_for<B: Backend>() {
+    let bench = Bench::<B>::start().await;
+    let put = bench.put(lane(1)).await;
+    bench.queue.wake(Lanes::One(lane(1))).await.unwrap();
+    bench.settle(put.lease(), vec![put.settled(retry_in(90 * MINUTE))], known(&put)).await;
+    let grant = bench.claim_one().await;
+    assert!(grant.page.deliveries.is_empty(), "it is the lane that is due");
+    bench.settle(grant.lane, vec![], known(&put)).await;
+    bench.nothing_is_due().await;
 }
 
 pub async fn a_parked_lane_waits_until_it_is_woken<B: Backend>() {

@@ -89,6 +89,9 @@ local function enqueue(lane, value, at, hows)
         answer[1] = -1
         due[#due + 1], due[#due + 2] = now, lane
       end
+    else
+      -- On hold or parked, and perhaps found empty since: it is due when that is over.
+      due[#due + 1], due[#due + 2] = l.hold == PARKED and '+inf' or l.hold, lane
     end
   end
   return answer, l, #failed > 0

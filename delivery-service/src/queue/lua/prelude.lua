@@ -6,10 +6,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2]
 local heads, bodies, lanes = base .. 'heads', base .. 'bodies', base .. 'lanes'
 
--- What stands before a head: place, bytes of the body, kind, flags, renewed_at.
+-- What stands before a head: place, bytes of the body, kind, flags, renewals.
 local MARK = '>I8I4BBI4'
 local FRESH, SCHEDULED, ENDED, FAILED = 0, 1, 2, 3
-local RENEW, UNSEEN, WITHDRAWN = 1, 2, 4
+local RENEW, WITHDRAWN = 1, 4
 
 -- Lua's stack takes some 8,000 values: longer lists go in parts.
 local function each(command, key, list)

@@ -2,7 +2,7 @@
 -- then for each lane: id, HEADER (fence, done to, how it is given back: a letter, the last place known, hold ms, bytes
 -- of the bodies that end, how many failed or are retried) and, when there is one, "m" and its memo; those that
 -- ended as history has them (place and id), and for each: id, record; those that failed or are retried, for each:
--- id, ms until then or "" for failed, renewed_at, attempts, head; with "b": joins a batch, and what makes its head
+-- id, ms until then or "" for failed, renewals, head; with "b": joins a batch, and what makes its head
 -- say so. Answers for each lane 1, 0 when its lease is lost, or an error's text.
 local HEADER, HEADER_SIZE = '>I8I8BI8I8I8I4', 45
 -- How a lane is given back: not, when it has something to do, at once, after a hold, when it is woken.
@@ -62,12 +62,12 @@ local function settle(lane, l, at, ended, header)
 
   if others > 0 then
     local ids = {}
-    for k = 0, others - 1 do ids[#ids + 1] = ARGV[i + k * 5] end
+    for k = 0, others - 1 do ids[#ids + 1] = ARGV[i + k * 4] end
     local stored = values(heads, ids)
     local scheduled, gone, failed = {}, {}, {}
     for k = 1, others do
-      local id, after, renewed, attempts, head = ids[k], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-      i = i + 5
+      local id, after, renewals, head = ids[k], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+      i = i + 4
       if stored[k] then
         local place, size, kind, flags, was = struct.unpack(MARK, stored[k])
         if after == 'b' then
@@ -76,24 +76,24 @@ local function settle(lane, l, at, ended, header)
           end
         elseif kind < ENDED then
           records[#records + 1] = id
-          if flags >= UNSEEN or was ~= tonumber(renewed) then
+          if tonumber(renewals) < was then
             -- A retry was asked for that this attempt did not know of. After failing it leaves its batch.
             if after == '' then head = failed_no_more(head) end
             scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now / 1000000, id
-            records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, RENEW, attempts) .. head
+            records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, RENEW, was) .. head
             news[#news + 1] = lane
           elseif after ~= '' then
             scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now + after, id
-            records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, 0, renewed) .. head
+            records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, 0, renewals) .. head
           else
             gone[#gone + 1] = id
             failed[#failed + 1], failed[#failed + 2] = place, id
-            records[#records + 1] = struct.pack(MARK, place, size, FAILED, 0, renewed) .. head
+            records[#records + 1] = struct.pack(MARK, place, size, FAILED, 0, renewals) .. head
             l.bytes = l.bytes - size
           end
         elseif kind == ENDED and flags >= WITHDRAWN then
           records[#records + 1] = id
-          records[#records + 1] = struct.pack(MARK, place, 0, ENDED, WITHDRAWN, renewed) .. withdrawn(head)
+          records[#records + 1] = struct.pack(MARK, place, 0, ENDED, WITHDRAWN, renewals) .. withdrawn(head)
         end
       end
     end
@@ -111,7 +111,7 @@ local function settle(lane, l, at, ended, header)
   if release ~= KEPT then
     local held, next = 0, nil
     local first = redis.call('ZRANGE', sched, 0, 0, 'WITHSCORES')
-    if (release == PARK or release == HOLD) and redis.call('SREM', base .. 'news:' .. me, lane .. 'w') == 1 then
+    if redis.call('SREM', base .. 'news:' .. me, lane .. 'w') == 1 then
       -- It was woken, and its holder had not heard of that.
       next = now
     elseif release == PARK then
@@ -143,7 +143,7 @@ local all, headers, starts, at = {}, {}, {}, 7
 while at <= #ARGV do
   local k, header = #all + 1, { struct.unpack(HEADER, ARGV[at + 1]) }
   all[k], headers[k], starts[k] = ARGV[at], header, at
-  at = at + 3 + #ARGV[at + 2] / ENTRY * 2 + header[7] * 5
+  at = at + 3 + #ARGV[at + 2] / ENTRY * 2 + header[7] * 4
 end
 local stored, answers, seen = values(states, all), {}, {}
 for i, lane in ipairs(all) do

@@ -1,5 +1,5 @@
 -- Makes failed deliveries due and moves their bulk retry on. ARGV[3…]: the lane, the place that it stood at, the
--- place to go on at ("": it is over); then for each: id, record as it was read, renewed head, attempts.
+-- place to go on at ("": it is over); then for each: id, record as it was read, renewed head, renewals.
 -- Answers the ids that are due now; of none when another has moved it on.
 local lane, from, to = ARGV[3], ARGV[4], ARGV[5]
 local l = lane_at(lane)
