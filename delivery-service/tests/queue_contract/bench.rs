@@ -27,8 +27,13 @@ use delivery_service::{
 pub trait Backend: Send + Sync + Sized {
     /// How many holders it can have at a time (2 stands for many).
     const HOLDERS: usize;
+    /// Random runs in one test.
+    const RUNS: u64;
 
     async fn start(limits: Limits) -> Self;
+
+    /// Another store, empty, in place of this one: quicker than a start. It need not outlive a loss of power.
+    async fn renew(&mut self);
 
     /// A holder on the store; another one with each call, where it can have many.
     async fn open(&self) -> Arc<dyn Queue>;

@@ -24,13 +24,24 @@ impl Disk {
     }
 }
 
+/// A folder that costs no flushes, where there is one.
+fn in_memory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 #[async_trait]
 impl Backend for Disk {
     const HOLDERS: usize = 1;
+    const RUNS: u64 = 1_500;
 
     async fn start(limits: Limits) -> Self {
         let folder = Mutex::new(tempfile::tempdir().unwrap());
         Self { folder, clock: Clock::by_hand(Time(1_800_000_000_000)), limits }
+    }
+
+    async fn renew(&mut self) {
+        *self.folder.get_mut() = in_memory();
+        self.clock = Clock::by_hand(Time(1_800_000_000_000));
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
@@ -42,7 +53,7 @@ impl Backend for Disk {
     }
 
     async fn crash(&self, queue: Arc<dyn Queue>) -> Arc<dyn Queue> {
-        let copy = tempfile::tempdir().unwrap();
+        let copy = tempfile::tempdir_in(self.folder.lock().path().parent().unwrap()).unwrap();
         let file = |folder: &TempDir| folder.path().join("queue.redb");
         std::fs::copy(file(&self.folder.lock()), file(&copy)).unwrap();
         drop(queue);

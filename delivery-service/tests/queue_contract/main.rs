@@ -12,12 +12,16 @@ mod redis_server;
 
 mod batch;
 mod bulk;
+mod callers;
 mod cancel;
 mod claim;
 mod crash;
 mod enqueue;
+mod holder;
+mod judge;
 mod list;
 mod model;
+mod oracle;
 mod retry;
 mod scan;
 mod settle;
@@ -150,7 +154,7 @@ contract! {
             leases_from_before_a_crash_are_lost
         ]
         model: [
-            many_lanes_come_to_what_a_small_model_says
+            random_runs_come_to_what_an_oracle_says
         ]
     }
 }

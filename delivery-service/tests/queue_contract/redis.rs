@@ -34,9 +34,15 @@ struct Store<S> {
 
 impl<S> Store<S> {
     fn new(server: S, address: String, limits: Limits) -> Self {
+        let mut store = Self { address, prefix: String::new(), limits, offset_ms: Arc::default(), server };
+        store.renew();
+        store
+    }
+
+    fn renew(&mut self) {
         static STORES: AtomicU64 = AtomicU64::new(0);
-        let prefix = format!("test{}", STORES.fetch_add(1, Ordering::Relaxed));
-        Self { address, prefix, limits, offset_ms: Arc::default(), server }
+        self.prefix = format!("test{}", STORES.fetch_add(1, Ordering::Relaxed));
+        self.offset_ms = Arc::default();
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
@@ -80,11 +86,16 @@ pub async fn open(
 #[async_trait]
 impl Backend for Single {
     const HOLDERS: usize = 2;
+    const RUNS: u64 = 1_000;
 
     async fn start(limits: Limits) -> Self {
         let server = Server::start();
         let address = server.address();
         Self(Store::new(server, address, limits))
+    }
+
+    async fn renew(&mut self) {
+        self.0.renew();
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
@@ -104,11 +115,16 @@ impl Backend for Single {
 #[async_trait]
 impl Backend for Clustered {
     const HOLDERS: usize = 2;
+    const RUNS: u64 = 50;
 
     async fn start(limits: Limits) -> Self {
         let cluster = Cluster::shared().await;
         let address = cluster.address();
         Self(Store::new(cluster, address, limits))
+    }
+
+    async fn renew(&mut self) {
+        self.0.renew();
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
