@@ -81,7 +81,7 @@ impl Engine {
     }
 
     pub(super) fn answered(&mut self, reply: Reply) {
-        let now = Instant::now();
+        let now = self.context.lease.now();
         match reply {
             Reply::Claim(from, asked, Ok(claimed)) => self.claimed(from, asked, claimed, now),
             Reply::Claim(_, _, Err(error)) => {
@@ -151,7 +151,7 @@ impl Engine {
 
     /// What waits in a lane may have been withdrawn: the lane is given back, to be read anew.
     pub(super) fn withdraw(&mut self, id: WebhookId) {
-        self.withdrawn.insert(id, Instant::now());
+        self.withdrawn.insert(id, self.context.lease.now());
         self.with(id, |held| held.stale = true);
         self.make_ready(id);
     }

@@ -10,11 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use common::ids::WebhookId;
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{Instant as TokioInstant, sleep_until},
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -109,12 +105,16 @@ pub(super) struct Engine {
 impl Engine {
     fn new(parts: Parts, statuses: Statuses) -> Self {
         let (ended, ends) = mpsc::unbounded_channel();
-        let context =
-            Context { sender: parts.sender.clone(), lease: LeaseClock::new(), clock: parts.clock.clone() };
+        let context = Context {
+            sender: parts.sender.clone(),
+            lease: LeaseClock::new(parts.clock.clone()),
+            clock: parts.clock.clone(),
+        };
         let room = Room::new(parts.limits.attempts);
         Self {
             room,
             parts,
+            next_claim: context.lease.now(),
             context: Arc::new(context),
             lanes: HashMap::new(),
             ready: VecDeque::new(),
@@ -129,7 +129,6 @@ impl Engine {
             batch_bytes: 0,
             entries: 0,
             claiming: false,
-            next_claim: Instant::now(),
             early: HashSet::new(),
             claim_again: false,
             lapsed: false,
@@ -146,6 +145,7 @@ impl Engine {
         let mut heard = Vec::with_capacity(GULP);
         let mut ends = Vec::with_capacity(GULP);
         let mut deadline = None;
+        let context = self.context.clone();
         loop {
             self.proceed();
             if self.draining && self.drained() {
@@ -160,10 +160,10 @@ impl Engine {
                 Some(reply) = self.calls.join_next(), if !self.calls.is_empty() => {
                     if let Ok(reply) = reply { self.answered(reply); }
                 }
-                () = sleep_until(TokioInstant::from_std(wake)) => {}
+                () = context.lease.sleep_until(wake) => {}
                 () = stop.cancelled(), if !self.draining => {
                     self.drain();
-                    deadline = Some(Instant::now() + self.parts.limits.drain);
+                    deadline = Some(self.context.lease.now() + self.parts.limits.drain);
                 }
             }
             for input in heard.drain(..) {
@@ -172,7 +172,7 @@ impl Engine {
             for end in ends.drain(..) {
                 self.end(end);
             }
-            if deadline.is_some_and(|at| Instant::now() >= at) {
+            if deadline.is_some_and(|at| self.context.lease.now() >= at) {
                 break;
             }
         }
@@ -196,7 +196,7 @@ impl Engine {
         match input {
             Input::Stored(accepted) => accepted.into_iter().for_each(|one| self.accept(one)),
             Input::Due => {
-                self.next_claim = Instant::now();
+                self.next_claim = self.context.lease.now();
                 self.claim_again = self.claiming;
             }
             Input::News(id) => {
@@ -207,7 +207,7 @@ impl Engine {
                 self.wakes.push_back(Which::One(id));
                 if let Some(held) = self.lanes.get_mut(&id) {
                     held.gone = false;
-                    held.gate.unhold(Instant::now());
+                    held.gate.unhold(self.context.lease.now());
                     self.make_ready(id);
                 }
             }
@@ -274,7 +274,7 @@ impl Engine {
         if let Some(held) = self.lanes.remove(&id) {
             self.memory -= held.lane.bytes();
             self.entries -= held.lane.entries();
-            self.statuses.gone(id, held.gate.closed_until(Instant::now()).is_some());
+            self.statuses.gone(id, held.gate.closed_until(self.context.lease.now()).is_some());
             if let Some(at) = held.timer {
                 self.timers.remove(&(at, id));
             }
@@ -311,7 +311,7 @@ impl Engine {
         {
             self.parts.metrics.attempt(attempt, delivered.strain.duration, first.place);
         }
-        self.room.learn(ended.late, self.attempts, Instant::now());
+        self.room.learn(ended.late, self.attempts, self.context.lease.now());
         // The first of them may find that what is free is for others.
         self.feed(2);
         let id = ended.lane.webhook_id;
@@ -331,12 +331,12 @@ impl Engine {
     }
 
     pub(super) fn moment(&self) -> Moment {
-        Moment { now: Instant::now(), time: self.context.clock.now() }
+        Moment { now: self.context.lease.now(), time: self.context.clock.now() }
     }
 
     /// Everything that can be done now.
     fn proceed(&mut self) {
-        let now = Instant::now();
+        let now = self.context.lease.now();
         if !self.context.lease.safe() && !self.lapsed && !self.lanes.is_empty() {
             self.lapsed = true;
             tracing::warn!(
@@ -368,8 +368,8 @@ impl Engine {
     fn wakes_at(&self) -> Instant {
         let claim = if self.claiming { None } else { Some(self.next_claim) };
         let timer = self.timers.first().map(|(at, _)| *at);
-        let ready = (!self.ready.is_empty() && !self.lapsed).then(Instant::now);
-        let far = Instant::now() + HEARTBEAT;
+        let ready = (!self.ready.is_empty() && !self.lapsed).then(|| self.context.lease.now());
+        let far = self.context.lease.now() + HEARTBEAT;
         [claim, timer, self.settling.wakes_at(), ready].into_iter().flatten().fold(far, Instant::min)
     }
 }

@@ -87,7 +87,7 @@ impl Window {
 
     /// Whether a page should be read now; `after`, how many known ones it will repeat.
     pub fn wants_page(&self, now: Instant) -> Option<(Place, usize)> {
-        let low = self.fresh.len() + self.due.len() < WINDOW / 2 && self.bytes < WINDOW_BYTES / 2;
+        let low = self.is_low();
         let due = self.next_scheduled.is_some_and(|at| at <= now);
         (!self.reading && low && (self.unread || due)).then_some((self.tail, self.known.len()))
     }
@@ -123,6 +123,19 @@ impl Window {
         }
     }
 
+    fn is_low(&self) -> bool {
+        self.fresh.len() + self.due.len() < WINDOW / 2 && self.bytes < WINDOW_BYTES / 2
+    }
+
+    /// Whether the store may have fresh ones that were due before the retry in front.
+    fn waits_for_fresh(&self) -> bool {
+        let later = |due: &Waiting| due.head.next_attempt_ms > self.tail.time().0;
+        self.fresh.is_empty()
+            && (self.reading || self.unread)
+            && self.is_low()
+            && self.due.front().is_some_and(later)
+    }
+
     /// The next delivery that `pass` lets start; `short`: the process is short of room, and first
     /// attempts go before retries. It is under way until `stored` or `put_back`.
     pub fn take(&mut self, pass: Pass, short: bool) -> Option<Waiting> {
@@ -131,7 +144,9 @@ impl Window {
             Pass::Nobody => return None,
             _ if asked => true,
             Pass::Asked => return None,
-            // In order of when they were due.
+            // In order of when they were due; a fresh one is due since it was accepted. Those that are still
+            // to be read are waited for, unless so many retries are due that there is no room for them.
+            _ if self.waits_for_fresh() => return None,
             Pass::Any | Pass::Probe => match (self.due.front(), self.fresh.front()) {
                 (Some(due), Some(fresh)) => {
                     !(short && pass == Pass::Any) && due.head.next_attempt_ms <= fresh.place.time().0

@@ -58,6 +58,25 @@ fn fresh_deliveries_start_in_order() {
 }
 
 #[test]
+fn a_due_retry_waits_for_fresh_ones_that_were_due_before_it() {
+    let (mut lane, now) = (lane(), Instant::now());
+    let at = |ms: i64| Place::at(Time(ms));
+    let mut retry = waiting(1, true);
+    (retry.place, retry.head.next_attempt_ms) = (at(1), 300);
+    lane.reading();
+    lane.page(page(vec![retry], at(100).0, true), now);
+    assert!(lane.take(Pass::Any, false).is_none(), "there may be some that were accepted before");
+    assert!(lane.take(Pass::Probe, false).is_none());
+    assert!(lane.wants_page(now).is_some());
+    lane.reading();
+    assert!(lane.take(Pass::Any, false).is_none(), "they are on their way");
+    let fresh = |ms| Waiting { place: at(ms), ..waiting(2, false) };
+    lane.page(page(vec![fresh(200), fresh(400)], at(400).0, false), now);
+    let order = std::iter::from_fn(|| lane.take(Pass::Any, false)).map(|d| d.place).collect::<Vec<_>>();
+    assert_eq!(order, [at(200), at(1), at(400)]);
+}
+
+#[test]
 fn what_was_stored_with_a_gap_before_it_is_read_from_the_store() {
     let now = Instant::now();
     let mut lane = offered(&[11]);

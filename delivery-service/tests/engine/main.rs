@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
+mod circuit;
 mod faulty;
 mod late;
 #[path = "../../../tests/src/receiver.rs"]
@@ -53,6 +54,42 @@ fn account(n: u64) -> String {
     format!("account-{n}")
 }
 
+fn order(n: u64) -> Order {
+    [Order::Unordered, Order::ByUser, Order::Strict][n as usize % 3]
+}
+
+fn user(event: usize) -> usize {
+    event % 7
+}
+
+/// What arrives for ordered webhooks: of each user, or of all, no event after a later one. Of each there are
+/// the first and the last event of the last request.
+#[derive(Default)]
+struct InOrder(HashMap<(u64, usize), (usize, usize)>);
+
+impl InOrder {
+    /// A request with these webhooks' events.
+    fn arrived(&mut self, members: impl Iterator<Item = (u64, usize)>) {
+        let mut request: HashMap<(u64, usize), (usize, usize)> = HashMap::new();
+        for (webhook, event) in members {
+            let whose = match order(webhook) {
+                Order::Unordered => continue,
+                Order::ByUser => user(event),
+                Order::Strict => 0,
+            };
+            let (_, last) = request.entry((webhook, whose)).or_insert((event, event));
+            assert!(event >= *last, "{event} after {last} in a request to webhook {webhook}");
+            *last = event;
+        }
+        for (key, (first, last)) in request {
+            if let Some(before) = self.0.insert(key, (first, last)) {
+                // It comes again, or after all before it.
+                assert!(first == before.0 || first > before.1, "{first} after {before:?} at {key:?}");
+            }
+        }
+    }
+}
+
 fn route(n: u64, url: &str) -> Route {
     let webhook =
         v1::Webhook { r#type: v1::WebhookType::GlobalApplicationEvents as i32, ..Default::default() };
@@ -60,7 +97,7 @@ fn route(n: u64, url: &str) -> Route {
         timeout: Duration::from_secs(5),
         retry_delays: vec![Duration::from_millis(20); 30].into(),
         max_in_flight: 8,
-        order: [Order::Unordered, Order::ByUser, Order::Strict][n as usize % 3],
+        order: order(n),
         batch: (n >= WEBHOOKS / 2).then_some(Batching {
             max_events: 5,
             max_delay: Duration::from_millis(30),
@@ -88,7 +125,7 @@ fn event(account: &str, id: usize) -> Event {
     let activity = v1::Activity {
         event_name: "ordered".into(),
         category: v1::EventCategory::Application as i32,
-        user_id: format!("user-{}", id % 7),
+        user_id: format!("user-{}", user(id)),
         ..Default::default()
     };
     let event = v1::Event {
@@ -102,6 +139,34 @@ fn event(account: &str, id: usize) -> Event {
     event
 }
 
+/// An engine over a store, for these routes.
+fn engine(
+    queue: Arc<dyn Queue>,
+    all: Vec<Route>,
+    clock: Clock,
+    stop: CancellationToken,
+) -> (Lanes, JoinHandle<()>, Arc<Table>) {
+    let routes = Arc::new(Table::default());
+    let mut staging = Staging::default();
+    for route in all {
+        staging.apply(Edit::Put(Arc::new(route)));
+    }
+    routes.replace(staging);
+    let rules = Rules { development: true, ..Rules::default() };
+    let upstream = Upstream::new("http://127.0.0.1:9", None, None).unwrap();
+    let parts = lanes::Parts {
+        queue,
+        routes: routes.clone(),
+        sender: Arc::new(Sender::new(rules, send::Settings::default(), Clock::System).unwrap()),
+        disable: Disabling::start(upstream, routes.clone(), stop.clone()),
+        clock,
+        limits: lanes::Limits::default(),
+        metrics: Metrics::default(),
+    };
+    let (lanes, done) = Lanes::start(parts, stop);
+    (lanes, done, routes)
+}
+
 /// An engine at work, and who takes events in for it.
 struct Running {
     intake: Intake,
@@ -110,25 +175,9 @@ struct Running {
 }
 
 fn start(store: Arc<dyn Queue>, url: &str) -> Running {
-    let routes = Arc::new(Table::default());
-    let mut all = Staging::default();
-    for n in 0..WEBHOOKS {
-        all.apply(Edit::Put(Arc::new(route(n, url))));
-    }
-    routes.replace(all);
     let stop = CancellationToken::new();
-    let rules = Rules { development: true, ..Rules::default() };
-    let upstream = Upstream::new("http://127.0.0.1:9", None, None).unwrap();
-    let parts = lanes::Parts {
-        queue: store.clone(),
-        routes: routes.clone(),
-        sender: Arc::new(Sender::new(rules, send::Settings::default(), Clock::System).unwrap()),
-        disable: Disabling::start(upstream, routes.clone(), stop.clone()),
-        clock: Clock::System,
-        limits: lanes::Limits::default(),
-        metrics: Metrics::default(),
-    };
-    let (lanes, done) = Lanes::start(parts, stop.clone());
+    let all = (0..WEBHOOKS).map(|n| route(n, url)).collect();
+    let (lanes, done, routes) = engine(store.clone(), all, Clock::System, stop.clone());
     let group = Group::start(store.clone(), lanes);
     let intake = Intake::new(routes, group, Clock::System, store.shards());
     Running { intake, stop, done }
@@ -148,14 +197,14 @@ async fn nothing_is_lost(seed: u64) {
     let store: Arc<dyn Queue> = Arc::new(Faulty::new(disk.clone(), seed, 6));
     let Running { intake, stop, done } = start(store, &receiver.url("/"));
 
-    let mut accepted: HashSet<DeliveryId> = HashSet::new();
+    let mut accepted: HashMap<DeliveryId, (u64, usize)> = HashMap::new();
     for id in 0..EVENTS {
         for n in 0..WEBHOOKS {
             // A publisher that is refused repeats itself with the same id.
             loop {
                 let results = intake.accept(vec![event(&account(n), id)], None).await;
                 if let Ok(result) = &results[0] {
-                    accepted.extend(result.delivery_ids.iter().copied());
+                    accepted.extend(result.delivery_ids.iter().map(|delivery| (*delivery, (n, id))));
                     break;
                 }
             }
@@ -163,8 +212,10 @@ async fn nothing_is_lost(seed: u64) {
     }
     assert_eq!(accepted.len(), EVENTS * WEBHOOKS as usize, "one delivery an event and webhook");
     let mut batches: HashMap<String, String> = HashMap::new();
+    let published: HashMap<String, _> = accepted.iter().map(|(id, event)| (id.to_string(), *event)).collect();
+    let mut order = InOrder::default();
     let waiting = async {
-        let mut missing: HashSet<String> = accepted.iter().map(ToString::to_string).collect();
+        let mut missing: HashSet<String> = published.keys().cloned().collect();
         while !missing.is_empty() {
             let received = receiver.next().await;
             let id = received.header("webhook-id").to_owned();
@@ -173,12 +224,13 @@ async fn nothing_is_lost(seed: u64) {
             for member in members.split(',') {
                 missing.remove(member);
             }
+            order.arrived(members.split(',').map(|member| published[member]));
             let before = batches.entry(id).or_insert_with(|| members.clone());
             assert_eq!(*before, members, "a batch keeps its members");
         }
     };
     tokio::time::timeout(PATIENCE, waiting).await.expect("all that was accepted should arrive");
-    for id in &accepted {
+    for id in accepted.keys() {
         let ended = async {
             while State::try_from(disk.get(*id).await.unwrap().unwrap().head.state) != Ok(State::Succeeded) {
                 tokio::task::yield_now().await;
