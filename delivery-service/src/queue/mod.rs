@@ -106,7 +106,7 @@ pub trait Queue: Send + Sync + 'static {
     /// Stores what became of deliveries, and gives leases back. Lane by lane, in order.
     async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError>;
 
-    /// Makes lanes due now, whatever they waited for: their route has changed.
+    /// Makes lanes due now, whatever they waited for, and ends their holds: their route has changed.
     async fn wake(&self, lanes: Lanes) -> Result<(), QueueError>;
 
     /// A delivery, whatever its state; its body while it is kept.
