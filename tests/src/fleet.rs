@@ -260,10 +260,11 @@ impl Arrived {
         twice
     }
 
-    /// When the first request came of those that came again.
-    pub fn first_repeated(&self) -> Option<Instant> {
-        let repeated = |request: &&Received| self.seen[request.header("x-event-id")] > 1;
-        self.requests.iter().filter(repeated).map(|request| request.at).min()
+    /// How many came again that had come before `at`.
+    pub fn repeated_of(&self, at: Instant) -> usize {
+        let id = |request: &Received| request.header("x-event-id").to_owned();
+        let before: HashSet<_> = self.requests.iter().filter(|request| request.at < at).map(id).collect();
+        before.iter().filter(|id| self.seen[*id] > 1).count()
     }
 
     /// For each lane the time from `since` until its next request; the longest.
