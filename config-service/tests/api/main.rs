@@ -1,13 +1,16 @@
 //! config-service as its callers meet it: a real server on the embedded store, a real client.
 
 // Clippy knows tests by their attribute; what they share is test code too.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod crud;
+mod faults;
+mod faulty;
 mod listing;
 mod matching;
 mod secrets;
 mod updates;
+mod watcher;
 
 use common::{address::Rules, service::Started, settings::Store};
 use config_service::{Metrics, Settings, start};
