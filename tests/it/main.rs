@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod batches;
+mod circuit;
 mod crash;
 mod deliveries;
 mod demo;

@@ -147,6 +147,15 @@ impl Process {
         kilobytes << 10
     }
 
+    /// The CPU time that it has taken, in user mode and for it in the kernel.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name, in parentheses, can hold spaces; utime and stime are the 12th and 13th after it.
+        let (_, after) = stat.rsplit_once(')').expect("Linux says so");
+        let ticks = after.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
     /// kill -9.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
