@@ -1,7 +1,12 @@
 //! The names of things: webhook ids and delivery ids, as small values that are cheap to copy, hash
 //! and compare. Text that is no id never becomes one.
 
-use std::{fmt, str::FromStr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+    str::FromStr,
+};
 
 use ulid::Ulid;
 
@@ -13,6 +18,16 @@ pub struct WebhookId(u128);
 /// bytes).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct DeliveryId([u8; 16]);
+
+/// Maps and sets by id.
+pub type ById<Id, T> = HashMap<Id, T, HashesIds>;
+pub type Ids<Id> = HashSet<Id, HashesIds>;
+pub type HashesIds = BuildHasherDefault<IdHasher>;
+
+/// Hashes ids. Most of an id is chance, and it was made here: there is no need to guard against keys that
+/// somebody chose, as the default hasher does at five times the price.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct IdHasher(u64);
 
 /// The text is not an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +73,34 @@ impl DeliveryId {
 
     pub fn shard(self) -> u16 {
         u16::from_be_bytes([self.0[0], self.0[1]])
+    }
+}
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // The golden ratio spreads what differs over all bits: tables look at the highest and the lowest.
+        let mixed = u128::from(self.0.rotate_left(23) ^ word) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (mixed >> 64) as u64 ^ mixed as u64;
+    }
+
+    /// The length of what comes: always the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn write_u128(&mut self, id: u128) {
+        self.write_u64((id >> 64) as u64);
+        self.write_u64(id as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -115,7 +158,22 @@ impl FromStr for DeliveryId {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::BuildHasher;
+
     use super::*;
+
+    #[test]
+    fn ids_that_differ_little_hash_apart() {
+        let hash = |id: WebhookId| HashesIds::default().hash_one(id);
+        let of_one_ms = (0..4_096).map(|n| hash(WebhookId::new(1_700_000_000_000, n)));
+        let of_one_chance = (0..4_096).map(|n| hash(WebhookId::new(1_700_000_000_000 + n, 7)));
+        for hashes in [of_one_ms.collect::<Vec<_>>(), of_one_chance.collect()] {
+            let apart = |bits: fn(u64) -> u64| hashes.iter().map(|hash| bits(*hash)).collect::<HashSet<_>>();
+            assert_eq!(apart(|hash| hash >> 57).len(), 128, "of all highest bits");
+            // By chance 4,096 balls leave a third of 4,096 boxes empty.
+            assert!(apart(|hash| hash & 4_095).len() > 2_400, "lowest bits");
+        }
+    }
 
     #[test]
     fn ids_read_back_as_written_and_nothing_else_is_one() {

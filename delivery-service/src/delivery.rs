@@ -12,10 +12,15 @@ use prost::Message;
 /// What is stored of a delivery beside its body and its place.
 #[derive(Clone, PartialEq, Message)]
 pub struct Head {
-    #[prost(bytes = "vec", tag = "1")]
-    id: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    webhook_id: Vec<u8>,
+    /// Ids in halves: numbers need no memory of their own.
+    #[prost(fixed64, tag = "1")]
+    id_high: u64,
+    #[prost(fixed64, tag = "2")]
+    id_low: u64,
+    #[prost(fixed64, tag = "22")]
+    webhook_id_high: u64,
+    #[prost(fixed64, tag = "23")]
+    webhook_id_low: u64,
     #[prost(string, tag = "3")]
     pub license_code: String,
     #[prost(string, tag = "4")]
@@ -130,20 +135,24 @@ pub const KEPT_ATTEMPTS: usize = 32;
 
 impl Head {
     pub fn new(id: DeliveryId, webhook_id: WebhookId) -> Self {
+        let (id_high, id_low) = halves(id.bytes());
+        let (webhook_id_high, webhook_id_low) = halves(webhook_id.bytes());
         Self {
-            id: id.bytes().to_vec(),
-            webhook_id: webhook_id.bytes().to_vec(),
+            id_high,
+            id_low,
+            webhook_id_high,
+            webhook_id_low,
             state: State::Pending as i32,
             ..Self::default()
         }
     }
 
     pub fn id(&self) -> DeliveryId {
-        DeliveryId::from_bytes(self.id.as_slice().try_into().unwrap_or_default())
+        DeliveryId::from_bytes(whole(self.id_high, self.id_low))
     }
 
     pub fn webhook_id(&self) -> WebhookId {
-        WebhookId::from_bytes(self.webhook_id.as_slice().try_into().unwrap_or_default())
+        WebhookId::from_bytes(whole(self.webhook_id_high, self.webhook_id_low))
     }
 
     /// Retries that its policy has been charged for.
@@ -210,6 +219,15 @@ impl Head {
         self.set_state(State::Retrying);
         self.next_attempt_ms = (now + after).0;
     }
+}
+
+fn halves(bytes: [u8; 16]) -> (u64, u64) {
+    let number = u128::from_be_bytes(bytes);
+    ((number >> 64) as u64, number as u64)
+}
+
+fn whole(high: u64, low: u64) -> [u8; 16] {
+    (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
 }
 
 /// Where a delivery stands among those of the store: the order of acceptance, carrying its time.

@@ -8,7 +8,7 @@ use std::{
 
 use common::clock::{Clock, Time};
 
-use super::{lease::LeaseClock, limit::Strain, parcel::Parcel};
+use super::{lease::LeaseClock, limit::Strain, parcel::Parcel, room::Lateness};
 use crate::{
     delivery::{Attempt, Fault, Head, State},
     queue::{Fate, Lease},
@@ -22,14 +22,13 @@ pub struct Context {
     pub sender: Arc<Sender>,
     pub lease: LeaseClock,
     pub clock: Clock,
+    pub late: Lateness,
 }
 
 /// What became of an attempt.
 #[derive(Debug)]
 pub struct Ended {
     pub lane: Lease,
-    /// How long it waited for a processor before it began.
-    pub late: Duration,
     pub result: Result<Delivered, Parcel>,
 }
 
@@ -63,9 +62,9 @@ pub async fn run(
     mut parcel: Parcel,
     started: Instant,
 ) -> Ended {
-    let late = started.elapsed();
+    context.late.note(started.elapsed());
     if !context.lease.safe() {
-        return Ended { lane, late, result: Err(parcel) };
+        return Ended { lane, result: Err(parcel) };
     }
     let (body, now) = (parcel.pack(), context.clock.now());
     let outcome = context.sender.send(|| parcel.request(route, body.clone(), now)).await;
@@ -88,7 +87,7 @@ pub async fn run(
         status = outcome.http_status, fault = ?outcome.fault, fate = ?fate, "an attempt has ended"
     );
     let (strain, hold) = (strain(&outcome), retry::hold(&outcome));
-    Ended { lane, late, result: Ok(Delivered { parcel, fate, strain, hold, gone }) }
+    Ended { lane, result: Ok(Delivered { parcel, fate, strain, hold, gone }) }
 }
 
 /// Writes into the head what follows from its last attempt.

@@ -9,8 +9,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::ids::WebhookId;
-use tokio::{sync::mpsc, task::JoinSet};
+use common::ids::{ById, WebhookId};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,7 +24,7 @@ use super::{
     gate::Gate,
     lane::Lane,
     lease::LeaseClock,
-    room::Room,
+    room::{Lateness, Room},
     settling::Settling,
     status::Statuses,
 };
@@ -30,9 +33,19 @@ use crate::queue::{Lanes as Which, Lease};
 /// Inputs taken in one go.
 const GULP: usize = 256;
 
+/// Bytes of bodies that wait in lanes' windows, from which on a process that is short of processors is
+/// behind.
+const BEHIND: usize = 1 << 20;
+
 /// Runs until it is stopped and drained.
-pub async fn run(parts: Parts, statuses: Statuses, inputs: mpsc::Receiver<Input>, stop: CancellationToken) {
-    Engine::new(parts, statuses).run(inputs, stop).await;
+pub async fn run(
+    parts: Parts,
+    statuses: Statuses,
+    behind: watch::Sender<bool>,
+    inputs: mpsc::Receiver<Input>,
+    stop: CancellationToken,
+) {
+    Engine::new(parts, statuses, behind).run(inputs, stop).await;
 }
 
 /// A lane with what the loop keeps beside it.
@@ -65,7 +78,7 @@ impl Held {
 pub(super) struct Engine {
     pub parts: Parts,
     pub context: Arc<Context>,
-    pub lanes: HashMap<WebhookId, Held>,
+    pub lanes: ById<WebhookId, Held>,
     pub ready: VecDeque<WebhookId>,
     /// Lanes that could start something if the process had room.
     pub starved: VecDeque<WebhookId>,
@@ -100,15 +113,18 @@ pub(super) struct Engine {
     pub withdrawn: HashMap<WebhookId, Instant>,
     pub draining: bool,
     pub statuses: Statuses,
+    /// Whether more is taken in than this process can send.
+    behind: watch::Sender<bool>,
 }
 
 impl Engine {
-    fn new(parts: Parts, statuses: Statuses) -> Self {
+    fn new(parts: Parts, statuses: Statuses, behind: watch::Sender<bool>) -> Self {
         let (ended, ends) = mpsc::unbounded_channel();
         let context = Context {
             sender: parts.sender.clone(),
             lease: LeaseClock::new(parts.clock.clone()),
             clock: parts.clock.clone(),
+            late: Lateness::default(),
         };
         let room = Room::new(parts.limits.attempts);
         Self {
@@ -116,7 +132,7 @@ impl Engine {
             parts,
             next_claim: context.lease.now(),
             context: Arc::new(context),
-            lanes: HashMap::new(),
+            lanes: ById::default(),
             ready: VecDeque::new(),
             starved: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -138,6 +154,7 @@ impl Engine {
             withdrawn: HashMap::new(),
             draining: false,
             statuses,
+            behind,
         }
     }
 
@@ -169,8 +186,9 @@ impl Engine {
             for input in heard.drain(..) {
                 self.hear(input);
             }
-            for end in ends.drain(..) {
-                self.end(end);
+            if !ends.is_empty() {
+                let at = self.moment();
+                ends.drain(..).for_each(|end| self.end(end, at));
             }
             if deadline.is_some_and(|at| self.context.lease.now() >= at) {
                 break;
@@ -301,7 +319,7 @@ impl Engine {
     }
 
     /// An attempt has ended.
-    fn end(&mut self, ended: Ended) {
+    fn end(&mut self, ended: Ended, at: Moment) {
         self.attempts -= 1;
         self.batch_bytes -= ended.parcel().batch_bytes();
         // One request, a batch too: its oldest member speaks for it.
@@ -311,7 +329,6 @@ impl Engine {
         {
             self.parts.metrics.attempt(attempt, delivered.strain.duration, first.place);
         }
-        self.room.learn(ended.late, self.attempts, self.context.lease.now());
         // The first of them may find that what is free is for others.
         self.feed(2);
         let id = ended.lane.webhook_id;
@@ -325,7 +342,7 @@ impl Engine {
                     held.lane.put_back(unsent);
                 });
             }
-            Ok(delivered) => self.delivered(ended.lane, delivered),
+            Ok(delivered) => self.delivered(ended.lane, delivered, at),
         }
         self.make_ready(id);
     }
@@ -353,14 +370,20 @@ impl Engine {
             }
             self.make_ready(id);
         }
+        if self.room.learn(&self.context.late, self.attempts, !self.starved.is_empty(), now) {
+            self.feed(self.starved.len());
+        }
+        let at = Moment { now, time: self.context.clock.now() };
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
             self.turn(id, now);
-            self.tell(id);
+            self.tell(id, at);
         }
         self.settle(now);
         self.claim(now);
         self.wake();
+        let behind = self.room.is_short() && self.memory > BEHIND;
+        self.behind.send_if_modified(|before| std::mem::replace(before, behind) != behind);
         self.parts.metrics.in_flight.set(self.attempts as i64);
         self.parts.metrics.lanes_held.set(self.lanes.len() as i64);
     }
@@ -369,7 +392,8 @@ impl Engine {
         let claim = if self.claiming { None } else { Some(self.next_claim) };
         let timer = self.timers.first().map(|(at, _)| *at);
         let ready = (!self.ready.is_empty() && !self.lapsed).then(|| self.context.lease.now());
+        let room = self.room.looks_at().filter(|_| !self.starved.is_empty());
         let far = self.context.lease.now() + HEARTBEAT;
-        [claim, timer, self.settling.wakes_at(), ready].into_iter().flatten().fold(far, Instant::min)
+        [claim, timer, room, self.settling.wakes_at(), ready].into_iter().flatten().fold(far, Instant::min)
     }
 }

@@ -39,8 +39,9 @@ use std::{sync::Arc, time::Duration};
 
 use common::{clock::Clock, ids::WebhookId};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -59,10 +60,14 @@ use crate::{
 /// Inputs that wait for the loop: beyond that, whoever hands over waits too.
 const INPUTS: usize = 1_024;
 
+/// Who would add to what waits while the loop is behind waits too, for so long at most.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// The door to the loop; cheap to clone.
 #[derive(Clone)]
 pub struct Lanes {
     inputs: mpsc::Sender<Input>,
+    behind: watch::Receiver<bool>,
     statuses: Statuses,
     clock: Clock,
 }
@@ -131,16 +136,25 @@ impl Lanes {
     /// back; the task ends when that is done or the drain time is over.
     pub fn start(parts: Parts, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let (inputs, receiver) = mpsc::channel(INPUTS);
+        let (tells_behind, behind) = watch::channel(false);
         let (statuses, clock) = (Statuses::default(), parts.clock.clone());
         let (told, now) = (statuses.clone(), clock.clone());
         parts.metrics.circuits_open.ask(move || told.open(now.now()));
-        let task = tokio::spawn(engine::run(parts, statuses.clone(), receiver, stop));
-        (Self { inputs, statuses, clock }, task)
+        let task = tokio::spawn(engine::run(parts, statuses.clone(), tells_behind, receiver, stop));
+        (Self { inputs, behind, statuses, clock }, task)
     }
 
     /// Hands something over. What is told to a loop that has ended is in the store all the same.
     pub async fn tell(&self, input: Input) {
         let _ = self.inputs.send(input).await;
+    }
+
+    /// Waits while the loop is behind, but not for long: what is taken in faster than it is sent has to be
+    /// read back from the store, which costs the processors that sending is short of.
+    pub async fn caught_up(&self) {
+        let mut behind = self.behind.clone();
+        // Late, or ended: then there is nothing to wait for.
+        let _ = timeout(PATIENCE, behind.wait_for(|behind| !behind)).await;
     }
 
     /// What this process knows of a webhook's lane; `None` when it does not hold it.

@@ -1,7 +1,7 @@
 //! What follows from an attempt for its lane: its outcome is to be stored, its circuit may open or
 //! close, its webhook may have to be disabled; and what is told of a lane.
 
-use std::time::Instant;
+use std::{borrow::Cow, time::Instant};
 
 use common::ids::WebhookId;
 
@@ -15,18 +15,19 @@ use super::{
 use crate::{
     metrics::Circuit,
     queue::{Lease, Settled, Waiting},
+    routes::{Policy, Route},
 };
 
 impl Engine {
-    pub(super) fn delivered(&mut self, lease: Lease, delivered: Delivered) {
+    pub(super) fn delivered(&mut self, lease: Lease, delivered: Delivered, at: Moment) {
         let Delivered { parcel, fate, strain, hold, gone } = delivered;
-        let (id, at) = (lease.webhook_id, self.moment());
+        let id = lease.webhook_id;
         let route = self.parts.routes.route(id);
         self.statuses.count(id, strain.succeeded, strain.duration, at.time);
         // What an older route's receiver says does not count against the present one.
         let gone =
             gone.filter(|(revision, _)| route.as_ref().is_some_and(|route| route.revision == *revision));
-        let policy = route.as_ref().map(|route| route.policy.clone()).unwrap_or_default();
+        let policy = policy(route.as_deref());
         let change = self.with(id, |held| {
             held.gone |= gone.is_some();
             if let Some(pause) = hold {
@@ -93,21 +94,25 @@ impl Engine {
     }
 
     /// Says how a lane is.
-    pub(super) fn tell(&self, id: WebhookId) {
+    pub(super) fn tell(&self, id: WebhookId, at: Moment) {
         let Some(held) = self.lanes.get(&id) else { return };
-        let at = self.moment();
         let wall = |until: Instant| at.time + until.saturating_duration_since(at.now);
         let circuit = &held.gate.circuit;
-        let policy = self.parts.routes.route(id).map(|route| route.policy.clone()).unwrap_or_default();
+        let route = self.parts.routes.route(id);
         let status = LaneStatus {
             probe: circuit.probe_at().map(wall),
             failures: circuit.failures(),
             failing_since: circuit.failing_since(),
             held_until: held.gate.held_until(at.now).map(wall),
             in_flight: held.gate.under_way(),
-            limit: held.gate.limit(&policy),
+            limit: held.gate.limit(&policy(route.as_deref())),
             ..LaneStatus::default()
         };
         self.statuses.tell(id, status, at.time);
     }
+}
+
+/// A lane's policy; of one whose route has gone the default one.
+fn policy(route: Option<&Route>) -> Cow<'_, Policy> {
+    route.map_or_else(Cow::default, |route| Cow::Borrowed(&route.policy))
 }

@@ -1,31 +1,53 @@
-//! How many attempts this process takes on at once: as many as it may while it keeps up, fewer while
+//! How many attempts this process takes on at once: as many as are wanted while it keeps up, fewer while
 //! its own attempts wait for a processor. Requests beyond what a machine can drive make none of them
 //! faster; they only spread the work over more connections, buffers and wake-ups. Receivers that are
 //! slow do not count: only how late attempts begin. Pure.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
-/// What is allowed however late attempts begin.
+/// What is allowed at first, and however late attempts begin.
+const FIRST: usize = 256;
 const LEAST: usize = 128;
 /// Attempts begin late from here on, and in time again below.
-const LATE: f64 = 0.002;
-const IN_TIME: f64 = 0.001;
+const LATE: Duration = Duration::from_millis(2);
+const IN_TIME: Duration = Duration::from_millis(1);
 /// Between two changes: time to see what the last one has brought.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// How late attempts begin, lately. Each notes it as it begins.
+#[derive(Debug, Default)]
+pub struct Lateness {
+    lately_ns: AtomicU64,
+    begun: AtomicU64,
+}
 
 #[derive(Debug)]
 pub struct Room {
     most: usize,
     now: usize,
-    /// How late attempts begin, lately, in seconds.
-    late: f64,
-    changed: Option<Instant>,
+    looked: Option<Instant>,
+    /// Attempts that had begun then, and how late they did.
+    begun: u64,
+    late: Duration,
+}
+
+impl Lateness {
+    /// An attempt begins `late` after it was started.
+    pub fn note(&self, late: Duration) {
+        // Two at once may lose one's share: it is an average.
+        let before = self.lately_ns.load(Relaxed);
+        self.lately_ns.store(before - before / 16 + late.as_nanos() as u64 / 16, Relaxed);
+        self.begun.fetch_add(1, Relaxed);
+    }
 }
 
 impl Room {
     /// `most`: what is allowed when there is no need to hold back.
     pub fn new(most: usize) -> Self {
-        Self { most, now: most, late: 0.0, changed: None }
+        Self { most, now: most.min(FIRST), looked: None, begun: 0, late: Duration::ZERO }
     }
 
     /// Attempts that may be under way.
@@ -33,24 +55,38 @@ impl Room {
         self.now
     }
 
-    /// An attempt began `late` after it was started; `under_way` are now.
-    pub fn learn(&mut self, late: Duration, under_way: usize, now: Instant) {
-        self.late += (late.as_secs_f64() - self.late) * 0.05;
-        if self.changed.is_some_and(|at| now < at + PAUSE) {
-            return;
+    /// Whether the process is short of processors.
+    pub fn is_short(&self) -> bool {
+        self.late >= IN_TIME
+    }
+
+    /// Looks how late attempts have begun, now and then. `under_way` are now; `starving`: more would start if
+    /// they were allowed. Whether more are, from now on.
+    pub fn learn(&mut self, lateness: &Lateness, under_way: usize, starving: bool, now: Instant) -> bool {
+        if self.looked.is_some_and(|at| now < at + PAUSE) {
+            return false;
         }
-        let wanted = if self.late > LATE {
+        self.looked = Some(now);
+        let begun = lateness.begun.load(Relaxed);
+        if begun == self.begun {
+            // What nobody has felt since is over.
+            lateness.lately_ns.store(0, Relaxed);
+        }
+        self.begun = begun;
+        self.late = Duration::from_nanos(lateness.lately_ns.load(Relaxed));
+        let before = self.now;
+        if self.late > LATE {
             // From what is used, not from what was allowed and not used.
-            (self.now.min(under_way) * 3 / 4).max(LEAST).min(self.now)
-        } else if self.late < IN_TIME {
-            self.now.saturating_mul(2)
-        } else {
-            self.now
-        };
-        let wanted = wanted.min(self.most);
-        if wanted != self.now {
-            (self.now, self.changed) = (wanted, Some(now));
+            self.now = (self.now.min(under_way) * 3 / 4).max(LEAST).min(self.now);
+        } else if starving && !self.is_short() {
+            self.now = self.now.saturating_add(self.now / 4 + 1).min(self.most);
         }
+        self.now > before
+    }
+
+    /// When to look again, while some would start.
+    pub fn looks_at(&self) -> Option<Instant> {
+        self.looked.filter(|_| self.now < self.most).map(|at| at + PAUSE)
     }
 }
 
@@ -58,10 +94,13 @@ impl Room {
 mod tests {
     use super::*;
 
-    /// Attempts begin so late for a while: what is allowed in the end.
-    fn after(room: &mut Room, late: Duration, under_way: usize, begin: Instant) -> usize {
+    /// Attempts begin so late for a while, each as soon as it may: what is allowed in the end.
+    fn after(room: &mut Room, late: Duration, begin: Instant) -> usize {
+        let lateness = Lateness::default();
+        (0..100).for_each(|_| lateness.note(late));
         for n in 0..1_000 {
-            room.learn(late, under_way.min(room.allows()), begin + Duration::from_millis(n));
+            lateness.note(late);
+            room.learn(&lateness, room.allows(), true, begin + Duration::from_millis(n));
         }
         room.allows()
     }
@@ -69,26 +108,44 @@ mod tests {
     #[test]
     fn it_holds_back_while_attempts_begin_late_and_lets_go_soon_after() {
         let (mut room, now) = (Room::new(4_096), Instant::now());
-        assert_eq!(room.allows(), 4_096);
-        assert_eq!(after(&mut room, Duration::from_micros(50), 4_096, now), 4_096);
-        assert_eq!(after(&mut room, Duration::from_millis(5), 4_096, now + Duration::from_secs(1)), LEAST);
+        assert_eq!(room.allows(), FIRST);
+        assert_eq!(after(&mut room, Duration::from_micros(50), now), 4_096);
+        assert_eq!(after(&mut room, Duration::from_millis(5), now + Duration::from_secs(1)), LEAST);
+        assert!(room.is_short());
         let in_between = Duration::from_micros(1_500);
-        assert_eq!(after(&mut room, in_between, 4_096, now + Duration::from_secs(2)), LEAST);
-        assert_eq!(after(&mut room, Duration::ZERO, 4_096, now + Duration::from_secs(3)), 4_096);
+        assert_eq!(after(&mut room, in_between, now + Duration::from_secs(2)), LEAST);
+        assert_eq!(after(&mut room, Duration::ZERO, now + Duration::from_secs(3)), 4_096);
+        assert!(!room.is_short());
     }
 
     #[test]
     fn it_never_allows_more_than_it_may() {
         let (mut room, now) = (Room::new(50), Instant::now());
-        assert_eq!(after(&mut room, Duration::from_millis(5), 50, now), 50);
-        assert_eq!(after(&mut room, Duration::ZERO, 50, now + Duration::from_secs(1)), 50);
+        assert_eq!(after(&mut room, Duration::from_millis(5), now), 50);
+        assert_eq!(after(&mut room, Duration::ZERO, now + Duration::from_secs(1)), 50);
     }
 
     #[test]
-    fn what_was_not_used_goes_first() {
-        let (mut room, now) = (Room::new(4_096), Instant::now());
-        room.late = LATE * 2.0;
-        room.learn(Duration::from_millis(5), 400, now);
+    fn what_was_not_used_goes_first_and_what_is_not_wanted_does_not_come() {
+        let (mut room, now, lateness) = (Room::new(4_096), Instant::now(), Lateness::default());
+        after(&mut room, Duration::ZERO, now);
+        (0..100).for_each(|_| lateness.note(Duration::from_millis(5)));
+        room.learn(&lateness, 400, true, now + Duration::from_secs(2));
         assert_eq!(room.allows(), 300);
+        (0..100).for_each(|_| lateness.note(Duration::ZERO));
+        assert!(!room.learn(&lateness, 300, false, now + Duration::from_secs(3)));
+        assert!(room.learn(&lateness, 300, true, now + Duration::from_secs(4)));
+        assert_eq!(room.allows(), 376);
+    }
+
+    /// All that may be are under way to receivers that hang, and began late: more may start all the same.
+    #[test]
+    fn lateness_that_nobody_feels_any_more_is_forgotten() {
+        let (mut room, now, lateness) = (Room::new(4_096), Instant::now(), Lateness::default());
+        (0..100).for_each(|_| lateness.note(Duration::from_millis(50)));
+        assert!(!room.learn(&lateness, FIRST, true, now));
+        assert!(room.allows() < FIRST);
+        assert!(room.looks_at().is_some_and(|at| at > now));
+        assert!(room.learn(&lateness, LEAST, true, now + PAUSE));
     }
 }

@@ -2,13 +2,12 @@
 //! batch, and kept when the store could not be reached until it can.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use common::ids::{DeliveryId, WebhookId};
+use common::ids::{ById, DeliveryId, WebhookId};
 
 use crate::{
     delivery::Place,
@@ -23,14 +22,14 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// What waits to be stored, and the call that is under way.
 #[derive(Debug, Default)]
 pub struct Settling {
-    waiting: HashMap<WebhookId, Settle>,
+    waiting: ById<WebhookId, Settle>,
     /// Lanes in `waiting`, oldest first.
     turn: std::collections::VecDeque<WebhookId>,
     deliveries: usize,
     calling: bool,
     not_before: Option<Instant>,
     /// Leases that are being given back, until the store has said yes.
-    releasing: HashMap<WebhookId, u64>,
+    releasing: ById<WebhookId, u64>,
 }
 
 /// What a lane learns of a stored outcome.

@@ -2,13 +2,12 @@
 //! last hour. Written by the loop, read by whoever asks. Bounded: lanes that were not heard of for the
 //! longest time are forgotten first.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use common::{clock::Time, ids::WebhookId};
+use common::{
+    clock::Time,
+    ids::{ById, WebhookId},
+};
 use parking_lot::Mutex;
 
 /// Latencies are counted up to each of these milliseconds, and beyond the last.
@@ -62,7 +61,7 @@ struct Entry {
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Statuses(Arc<Mutex<HashMap<WebhookId, Entry>>>);
+pub struct Statuses(Arc<Mutex<ById<WebhookId, Entry>>>);
 
 impl Statuses {
     /// A lane's status; `None` when this process does not hold it.
@@ -131,7 +130,7 @@ impl Statuses {
 }
 
 /// The half that was not heard of for the longest time.
-fn forget_some(lanes: &mut HashMap<WebhookId, Entry>) {
+fn forget_some(lanes: &mut ById<WebhookId, Entry>) {
     let mut told: Vec<Time> = lanes.values().map(|entry| entry.told).collect();
     let middle = told.len() / 2;
     let (_, median, _) = told.select_nth_unstable(middle);

@@ -204,7 +204,7 @@ impl Engine {
             return;
         }
         self.remember(id);
-        self.tell(id);
+        self.tell(id, self.moment());
         let Some(held) = self.lanes.get(&id) else { return };
         let (known, unread) = held.lane.known_to();
         let release = release.unwrap_or(Release::Free { known, unread });

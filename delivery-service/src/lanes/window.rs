@@ -2,11 +2,11 @@
 //! stays in the store, and `wants_page` says when more of it should be read.
 
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Instant,
 };
 
-use common::ids::DeliveryId;
+use common::ids::{DeliveryId, Ids};
 
 use super::gate::Pass;
 use crate::{
@@ -28,11 +28,11 @@ pub struct Window {
     /// Bodies of `fresh` and `due`.
     bytes: usize,
     /// Scheduled ones that were read and whose outcome is not stored yet: the store names them again.
-    known: HashSet<DeliveryId>,
+    known: Ids<DeliveryId>,
     /// Those that left `known` while a page was being read: that page may still name them.
     left: Vec<DeliveryId>,
     /// Asked for again while under way: once their outcome is stored, the store may have them due.
-    again: HashSet<DeliveryId>,
+    again: Ids<DeliveryId>,
     /// Places of fresh ones that are in memory, under way, or not stored yet.
     open: BTreeSet<Place>,
     /// All fresh ones up to here have been read.
@@ -53,9 +53,9 @@ impl Window {
             fresh: VecDeque::new(),
             due: VecDeque::new(),
             bytes: 0,
-            known: HashSet::new(),
+            known: Ids::default(),
             left: Vec::new(),
-            again: HashSet::new(),
+            again: Ids::default(),
             open: BTreeSet::new(),
             tail,
             last: tail,

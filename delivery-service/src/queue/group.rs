@@ -50,6 +50,7 @@ impl Group {
 
 async fn run(queue: Arc<dyn Queue>, lanes: Lanes, mut calls: mpsc::Receiver<Call>) {
     while let Some(first) = calls.recv().await {
+        lanes.caught_up().await;
         let mut callers = Vec::new();
         let mut batch = Vec::new();
         let mut bytes = 0;

@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use common::{
     event::{Event, Payload},
     filter::Subject,
-    ids::WebhookId,
+    ids::{HashesIds, WebhookId},
     matching::Kind,
 };
 use parking_lot::Mutex;
@@ -35,7 +35,7 @@ pub struct Table {
     present: ArcSwap<Generation>,
     synced: AtomicBool,
     /// By the revision of their deletion.
-    deleted: papaya::HashMap<WebhookId, u64>,
+    deleted: papaya::HashMap<WebhookId, u64, HashesIds>,
     /// Writers take turns. Holds what went into `deleted`, oldest first.
     writer: Mutex<VecDeque<(WebhookId, u64)>>,
 }
@@ -43,7 +43,7 @@ pub struct Table {
 #[derive(Debug, Default)]
 struct Generation {
     accounts: papaya::HashMap<Box<str>, Arc<Account>>,
-    routes: papaya::HashMap<WebhookId, Arc<Route>>,
+    routes: papaya::HashMap<WebhookId, Arc<Route>, HashesIds>,
 }
 
 /// A change of a route. One that is older than what the table knows has no effect.
@@ -220,7 +220,7 @@ impl Generation {
         }
         let generation = Self {
             accounts: papaya::HashMap::with_capacity(accounts.len()),
-            routes: papaya::HashMap::with_capacity(routes.len()),
+            routes: papaya::HashMap::with_capacity_and_hasher(routes.len(), HashesIds::default()),
         };
         {
             let by_account = generation.accounts.pin();
