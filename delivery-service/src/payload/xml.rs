@@ -19,5 +19,6 @@ pub fn render(event: &Event) -> Bytes {
     out.push_str(r#"<?xml version="1.0" encoding="UTF-8"?>"#);
     // Writing to a String cannot fail, and a body has no shape that elements cannot tell.
     let _ = Body::of(event).serialize(Element::document(&mut out));
-    out.into()
+    // As for JSON: exactly what it needs.
+    Bytes::copy_from_slice(out.as_bytes())
 }
