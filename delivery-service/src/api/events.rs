@@ -31,7 +31,7 @@ const MOST_EVENTS: usize = 1_000;
 /// Events of a stream that are stored together, and such batches under way at once: what a stream
 /// sends beyond that waits in its sender, by HTTP/2's flow control.
 const STREAM_BATCH: usize = 256;
-const STREAM_DEPTH: usize = 4;
+const STREAM_DEPTH: usize = 2;
 
 #[derive(Clone)]
 pub struct Events {
