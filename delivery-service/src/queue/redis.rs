@@ -14,9 +14,9 @@
 //! | `P:{qN}:news:HOLDER` | set: lanes it held when something happened in them; with `w` behind: that were woken; with `c`: from which others withdrew |
 //! | `P:{qN}:heads` | hash: delivery id → mark and head (`redis_record.rs`) |
 //! | `P:{qN}:bodies` | hash: delivery id → body, of those that are open or FAILED |
-//! | `P:{qN}:states` | hash: lane → what is kept of it, packed (`lua/lane.lua`): license, fence, holder ("" free), last (place), done (to which place all fresh ones are), hold (until ms), n and bytes (open), ended (in history), late (1: some are or were scheduled), memo, age (when its history is looked at), bulk and bulk_to (places: what is left of a bulk retry), the newest of its history |
+//! | `P:{qN}:states` | hash: lane → what is kept of it, packed (`lua/lane.lua`): license, fence, holder (blanks: free), last (place), done (to which place all fresh ones are), hold (until ms), n and bytes (open), ended (in history), late (1: some are or were scheduled), memo, age (when its history is looked at), bulk and bulk_to (places: what is left of a bulk retry), the newest of its history |
 //! | `P:{qN}:bulk` | zset: lane with a bulk retry → when its next slice is due, ms |
-//! | `P:{qN}:open:ID` | zset: delivery id → place, of all open ones |
+//! | `P:{qN}:open` | zset of all open ones in order of lane and place: lane, place (8 bytes) and delivery id, all with score 0 |
 //! | `P:{qN}:sched:ID` | zset: delivery id → due ms, of the scheduled ones; under 10⁹: asked for, in that order |
 //! | `P:{qN}:ok:ID` | list: history of SUCCEEDED and CANCELLED but the newest, in order of their end; blobs of place (8 bytes) and id |
 //! | `P:{qN}:failed:ID` | zset: delivery id → place, of FAILED ones |

@@ -206,6 +206,12 @@ pub(super) fn damaged(what: &str) -> QueueError {
 /// Reads an answer from front to back.
 pub(super) struct Answer(std::vec::IntoIter<Value>);
 
+impl From<Vec<Value>> for Answer {
+    fn from(values: Vec<Value>) -> Self {
+        Self(values.into_iter())
+    }
+}
+
 impl Answer {
     pub fn of(value: Value) -> Result<Self, QueueError> {
         match value {

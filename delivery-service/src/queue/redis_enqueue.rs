@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::{
     LaneNow, Lease, New, Place, QueueError, Stored,
     redis::{RedisQueue, millis},
-    redis_call::{Answer, TIMEOUT, command, damaged},
+    redis_call::{Answer, TIMEOUT, command, damaged, number},
     redis_record as record,
 };
 use crate::delivery::Fault;
@@ -198,26 +198,21 @@ impl RedisQueue {
         call.arg(limits.failed_kept).arg(millis(limits.ended_age)).arg(millis(limits.failed_age));
         call.arg(record::full());
         call.arg(u8::from(!apart));
-        let digests = || all().filter(|(_, new)| new.dedupe);
-        call.arg(digests().count());
-        for (lane, new) in digests() {
-            call.arg(&event_digest(lane, &new.head.event_id));
+        let digests = all().filter(|(_, new)| new.dedupe);
+        let digests: Vec<_> = digests.map(|(lane, new)| event_digest(lane, &new.head.event_id)).collect();
+        let distinct = digests.iter().collect::<HashSet<_>>().len() == digests.len();
+        call.arg(digests.len());
+        for digest in &digests {
+            call.arg(digest);
         }
         for (lane, indexes) in lanes {
             let of_lane = || indexes.iter().map(|&i| &new[i]);
-            let how = |new: &New| {
-                let letter = if new.failed.is_some() { b'f' } else { b'n' };
-                let letter = if new.dedupe { letter.to_ascii_uppercase() } else { letter };
-                let size = u32::try_from(new.body.len()).unwrap_or(u32::MAX);
-                iter::once(letter).chain(size.to_be_bytes())
-            };
-            call.arg(&lane.bytes()).arg(&new[indexes[0]].head.license_code);
-            call.arg(of_lane().flat_map(how).collect::<Vec<u8>>());
+            call.arg(&lane.bytes()).arg(&new[indexes[0]].head.license_code).arg(how(of_lane(), distinct));
             for New { head, body, failed, .. } in of_lane() {
                 if head.id().shard() != shard {
                     return Err(damaged("a delivery's id carries another shard than its webhook's"));
                 }
-                call.arg(&head.id().bytes()).arg(record::head(head, body, *failed));
+                call.arg(&head.id().bytes()).arg(record::new(head, body, *failed));
                 match &mut bodies {
                     Some(bodies) => bodies.arg(&head.id().bytes()).arg(&body[..]),
                     None => call.arg(&body[..]),
@@ -273,24 +268,28 @@ fn stored(
     indexes: &[usize],
     new: &[New],
 ) -> Result<LaneStored, QueueError> {
-    let answer = answer?;
-    if let Value::BulkString(reason) = &answer {
-        return Err(QueueError::Damaged(String::from_utf8_lossy(reason).into_owned()));
-    }
-    let mut answer = Answer::of(answer)?;
-    let lane = match (answer.number()?, answer.number()? == 1) {
-        (0, _) => LaneNow::NotNow,
-        (fence, given) if fence > 0 => LaneNow::Mine { fence: fence as u64, given },
-        _ => LaneNow::Due,
-    };
-    let mut before = Place(answer.number()?.max(0) as u64);
-    let was_new = before == Place(0);
     let mut all = Vec::with_capacity(indexes.len());
-    // Several that were all stored have their first place alone; they follow each other.
-    let first = if answer.left() == 1 && indexes.len() > 1 { Some(answer.number()?) } else { None };
-    for (n, &i) in (0..).zip(indexes) {
-        let place = first.map(|first| Value::Int(first + n));
-        all.push(match place.map_or_else(|| answer.value(), Ok)? {
+    let (lane, mut before, mut places) = match answer? {
+        Value::BulkString(plain) => {
+            let (who, given, before, first) = plain_answer(&plain)?;
+            // They follow each other.
+            let places = Answer::from((first..).map(Value::Int).take(indexes.len()).collect::<Vec<_>>());
+            (lane_now(who, given), before, places)
+        }
+        listed => {
+            let mut answer = Answer::of(listed)?;
+            let who = match answer.value()? {
+                Value::BulkString(reason) => {
+                    return Err(QueueError::Damaged(String::from_utf8_lossy(&reason).into_owned()));
+                }
+                who => number(&who)?,
+            };
+            (lane_now(who, answer.number()? == 1), Place(answer.number()?.max(0) as u64), answer)
+        }
+    };
+    let was_new = before == Place(0);
+    for &i in indexes {
+        all.push(match places.value()? {
             Value::Int(place) if place > 0 => {
                 let place = Place(place as u64);
                 Stored::New { place, before: std::mem::replace(&mut before, place), lane }
@@ -311,6 +310,47 @@ fn stored(
         _ => None,
     };
     Ok((all, fence, was_new))
+}
+
+/// What `lua/enqueue.lua` answers as PLAIN: who, whether given now, last place before, the first place.
+fn plain_answer(plain: &[u8]) -> Result<(i64, bool, Place, i64), QueueError> {
+    let (who, rest) = plain.split_first_chunk().ok_or_else(|| damaged("an answer that is cut short"))?;
+    let (given, rest) = rest.split_first().ok_or_else(|| damaged("an answer that is cut short"))?;
+    let (before, rest) = rest.split_first_chunk().ok_or_else(|| damaged("an answer that is cut short"))?;
+    let first = rest.try_into().map_err(|_| damaged("an answer that is cut short"))?;
+    let before = Place(u64::from_be_bytes(*before));
+    Ok((i64::from_be_bytes(*who), *given == 1, before, i64::from_be_bytes(first)))
+}
+
+fn lane_now(who: i64, given: bool) -> LaneNow {
+    match who {
+        0 => LaneNow::NotNow,
+        fence if fence > 0 => LaneNow::Mine { fence: fence as u64, given },
+        _ => LaneNow::Due,
+    }
+}
+
+/// What `lua/enqueue.lua` takes as HOW: whether a lane's deliveries can be stored all alike.
+fn how<'a>(news: impl Iterator<Item = &'a New> + Clone, distinct: bool) -> Vec<u8> {
+    let all = |dedupe| news.clone().all(|new| new.dedupe == dedupe && new.failed.is_none());
+    let letter = match (all(true), all(false)) {
+        (true, _) if distinct => b'd',
+        (_, true) => b'n',
+        _ => b'm',
+    };
+    let bytes: u64 = news.clone().map(|new| new.body.len() as u64).sum();
+    let count = u32::try_from(news.clone().count()).unwrap_or(u32::MAX);
+    let mut how = Vec::with_capacity(16);
+    how.push(letter);
+    how.extend(count.to_be_bytes());
+    how.extend(bytes.to_be_bytes());
+    if letter == b'm' {
+        how.extend(news.map(|new| {
+            let letter = if new.failed.is_some() { b'f' } else { b'n' };
+            if new.dedupe { letter.to_ascii_uppercase() } else { letter }
+        }));
+    }
+    how
 }
 
 /// What an event id is known by in its lane: long ids would take much room.

@@ -14,6 +14,7 @@ use crate::delivery::{Fault, Head, Place, State};
 const MARK: usize = 18;
 const SCHEDULED: u8 = 1;
 const ENDED: u8 = 2;
+const FAILED: u8 = 3;
 /// The reader renews the head: a retry was asked for while an attempt was under way.
 const RENEW: u8 = 1;
 
@@ -49,18 +50,27 @@ pub(super) fn full() -> Vec<u8> {
     head.encode_to_vec()
 }
 
-/// A head as it is stored: it knows its body's size, and that it ended at once.
-pub(super) fn head(head: &Head, body: &Bytes, failed: Option<Fault>) -> Vec<u8> {
-    if failed.is_none() && head.body_bytes as usize == body.len() {
-        return head.encode_to_vec();
-    }
-    let mut head = head.clone();
-    head.body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    if let Some(reason) = failed {
-        head.set_state(State::Failed);
-        head.set_end_reason(reason);
-    }
-    head.encode_to_vec()
+/// A new delivery's record but its place, which comes before it: the head knows its body's size, and that it
+/// ended at once.
+pub(super) fn new(head: &Head, body: &Bytes, failed: Option<Fault>) -> Vec<u8> {
+    let size = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let mut record = Vec::with_capacity(MARK + head.encoded_len() + 16);
+    record.extend(size.to_be_bytes());
+    record.extend([if failed.is_some() { FAILED } else { 0 }, 0]);
+    record.extend([0; 4]);
+    // Cannot fail: a Vec grows.
+    let _ = if failed.is_none() && head.body_bytes == size {
+        head.encode(&mut record)
+    } else {
+        let mut head = head.clone();
+        head.body_bytes = size;
+        if let Some(reason) = failed {
+            head.set_state(State::Failed);
+            head.set_end_reason(reason);
+        }
+        head.encode(&mut record)
+    };
+    record
 }
 
 pub(super) fn read(record: &[u8]) -> Result<Record, QueueError> {

@@ -1,7 +1,12 @@
 //! Storing what became of deliveries, and giving leases back: batches cut into calls, lane by lane.
 
-use std::{collections::HashMap, iter, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    iter,
+    sync::Arc,
+};
 
+use common::ids::WebhookId;
 use futures_util::future::join_all;
 use prost::Message;
 use redis::{Cmd, RedisWrite, Value};
@@ -14,26 +19,47 @@ use super::{
     redis_record as record,
 };
 
+/// One call's lanes, each once.
+#[derive(Default)]
+struct Part {
+    indexes: Vec<usize>,
+    lanes: HashSet<WebhookId>,
+    deliveries: usize,
+}
+
+impl Part {
+    fn has_room(&self, settle: &Settle) -> bool {
+        let filled = self.deliveries + self.indexes.len() + settle.deliveries.len();
+        filled < CALL_DELIVERIES && !self.lanes.contains(&settle.lane.webhook_id)
+    }
+
+    fn add(&mut self, index: usize, settle: &Settle) {
+        self.indexes.push(index);
+        self.lanes.insert(settle.lane.webhook_id);
+        self.deliveries += settle.deliveries.len();
+    }
+}
+
 impl RedisQueue {
     pub(super) async fn settle_all(
         &self,
         lanes: Arc<Vec<Settle>>,
     ) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {
-        let mut shards: HashMap<u16, Vec<Vec<usize>>> = HashMap::new();
+        let mut shards: HashMap<u16, Vec<Part>> = HashMap::new();
         for (i, settle) in lanes.iter().enumerate() {
             let calls = shards.entry(self.shard(settle.lane.webhook_id)).or_default();
-            let filled =
-                |call: &Vec<usize>| call.iter().map(|&i| lanes[i].deliveries.len() + 1).sum::<usize>();
-            match calls.last_mut() {
-                Some(call) if filled(call) + settle.deliveries.len() < CALL_DELIVERIES => call.push(i),
-                _ => calls.push(vec![i]),
+            if !calls.last().is_some_and(|call| call.has_room(settle)) {
+                calls.push(Part::default());
+            }
+            if let Some(call) = calls.last_mut() {
+                call.add(i, settle);
             }
         }
         let all = &lanes;
         // One after the other in a shard: lane by lane, in order.
         let running = shards.into_iter().map(|(shard, calls)| async move {
             let mut answers = Vec::new();
-            for indexes in calls {
+            for Part { indexes, .. } in calls {
                 let call = self.settle_call(shard, indexes.iter().map(|&i| &all[i]))?;
                 let mut answer = Answer::of(self.verbs.settle.run(&self.connection, call, TIMEOUT).await?)?;
                 for i in indexes {

@@ -31,8 +31,13 @@ async fn ask(bench: &Bench<Single>, words: &[&[u8]]) -> Value {
     bench.backend.server().ask(&command).await
 }
 
-fn lane_key(bench: &Bench<Single>, kind: &str, lane: WebhookId) -> Vec<u8> {
-    [format!("{}:{{q0}}:{kind}:", bench.backend.prefix()).as_bytes(), &lane.bytes()].concat()
+fn states(bench: &Bench<Single>) -> String {
+    format!("{}:{{q0}}:states", bench.backend.prefix())
+}
+
+/// What is kept of the lane breaks off in the middle.
+async fn damage(bench: &Bench<Single>, lane: WebhookId) {
+    ask(bench, &[b"HSET", states(bench).as_bytes(), &lane.bytes(), &[b' '; 50]]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,14 +126,13 @@ async fn a_dead_holders_lanes_go_to_another() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_lane_harms_no_other_and_keeps_no_event_id() {
     let bench = Bench::<Single>::start().await;
-    let broken = lane_key(&bench, "open", lane(1));
-    ask(&bench, &[b"SET", &broken, b"no zset"]).await;
+    damage(&bench, lane(1)).await;
     let batch = Arc::new(vec![bench.new_for(lane(1)), bench.new_for(lane(2))]);
     let stored = bench.queue.enqueue(Arc::clone(&batch)).await;
     assert!(matches!(stored[0], Err(QueueError::Damaged(_))), "{stored:?}");
     assert!(matches!(stored[1], Ok(Stored::New { .. })), "{stored:?}");
     assert!(bench.queue.get(batch[0].head.id()).await.unwrap().is_none(), "nothing of it stays");
-    ask(&bench, &[b"DEL", &broken]).await;
+    ask(&bench, &[b"HDEL", states(&bench).as_bytes(), &lane(1).bytes()]).await;
     let stored = bench.queue.enqueue(batch).await;
     assert!(matches!(stored[0], Ok(Stored::New { .. })), "not taken for a duplicate: {stored:?}");
     assert!(matches!(stored[1], Ok(Stored::Duplicate { .. })), "{stored:?}");
@@ -136,7 +140,7 @@ async fn a_damaged_lane_harms_no_other_and_keeps_no_event_id() {
     for (number, put) in [(3, bench.put(lane(3)).await), (4, bench.put(lane(4)).await)] {
         bench.settle(put.lease(), vec![], UNREAD).await;
         if number == 3 {
-            ask(&bench, &[b"SET", &lane_key(&bench, "open", lane(3)), b"no zset"]).await;
+            damage(&bench, lane(3)).await;
         }
     }
     assert_eq!(bench.claim_one().await.lane.webhook_id, lane(4));
@@ -172,8 +176,7 @@ async fn a_quiet_lanes_history_ages_out_to_nothing() {
     bench.advance(Limits::default().ended_age + MINUTE).await;
     bench.nothing_is_due().await;
     assert!(bench.queue.get(put.id).await.unwrap().is_none());
-    let states = format!("{}:{{q0}}:states", bench.backend.prefix());
-    assert_eq!(ask(&bench, &[b"HLEN", states.as_bytes()]).await, Value::Int(0));
+    assert_eq!(ask(&bench, &[b"HLEN", states(&bench).as_bytes()]).await, Value::Int(0));
     bench.put(lane(1)).await.lease();
 }
 
@@ -231,8 +234,7 @@ async fn bodies_of_what_is_not_kept_do_not_stay() {
     let (mut duplicate, full) = (bench.new_for(lane(1)), bench.new_for(lane(1)));
     let put = bench.put(lane(1)).await;
     duplicate.head.event_id.clone_from(&put.head.event_id);
-    let broken = lane_key(&bench, "open", lane(2));
-    ask(&bench, &[b"SET", &broken, b"no zset"]).await;
+    damage(&bench, lane(2)).await;
     let batch = vec![duplicate, full, bench.new_for(lane(2))];
     let stored = bench.queue.enqueue(Arc::new(batch)).await;
     assert!(matches!(stored[0], Ok(Stored::Duplicate { .. })), "{stored:?}");

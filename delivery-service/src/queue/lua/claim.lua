@@ -15,7 +15,7 @@ if ARGV[7] == '1' then
     for i, value in ipairs(values(states, left)) do
       local l = value and lane_of(value)
       if l and l.holder == dead then
-        l.holder = ''
+        l.holder = NOBODY
         keep(left[i], l)
         redis.call('ZADD', lanes, now, left[i])
       end
@@ -51,7 +51,7 @@ local function grant(lane)
   local l = lane_at(lane)
   if not l then return nil end
   local first = page(lane, l.last, l.done, 0, early, max_count, max_bytes)
-  if #first == 3 and first[2] == 0 and redis.call('EXISTS', base .. 'open:' .. lane) == 0 then
+  if #first == 3 and first[2] == 0 and not has_open(lane) then
     l.n, l.bytes = 0, 0
     keep(lane, l)
     return nil

@@ -1,135 +1,192 @@
 -- Stores deliveries, lane by lane. ARGV[3…]: dedupe window ms, backlog count and bytes, kept failed, ages of
 -- ended and failed (ms), what makes a head one of a full lane, "1" if bodies come with the heads; how many event
--- digests follow, and these, in the order of their deliveries; then for each lane: id, license, how its deliveries
--- are stored (a letter each: "n", or "f": fails at once; "N" and "F" have a digest; and 4 bytes: the size of its
--- body), and for each delivery: id, head, perhaps body. Else the bodies are there already, in the same transaction:
--- Lua hashes every byte of what it is given.
--- Answers for each lane an error's text, or { who ("fence", -1 due, 0 not now), 1 if it was given now, last place
--- before, and for each delivery its place, its place negated when it ended at once, or the id of the one there
--- was; when all were stored, several, their first place alone }.
+-- digests follow, and these, in the order of their deliveries; then for each lane: id, license, HOW, and for each
+-- delivery: id, its mark but the place, and its head, perhaps body. Else the bodies are there already, in the same
+-- transaction: Lua hashes every byte of what it is given.
+-- Answers for each lane PLAIN when all were stored: who ("fence", -1 due, 0 not now), 1 if it was given now, last
+-- place before, place of the first. Else a list: an error's text; or who, 1 if given, last place before, and for
+-- each delivery its place, its place negated when it ended at once, or the id of the one there was.
+local PLAIN = '>i8BI8I8'
+-- How a lane's deliveries are stored: all with a digest, no two the same ("d"), all without ("n"), or with a letter
+-- each behind ("m"): "n", or "f": fails at once; "N" and "F" have a digest. Then how many, and their bodies' bytes.
+local HOW, HOW_SIZE = '>BI4I8', 13
+local DIGESTS, MIXED = string.byte('dm', 1, 2)
 local window, max_count, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local failed_kept, ended_age, failed_age, full = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
-local new_heads, unwanted, granted, due = {}, {}, {}, {}
+local opened, new_heads, new_bodies, unwanted, granted, due = {}, {}, {}, {}, {}, {}
+local changed, failing = {}, {}
 
 -- Events are noted when all else is done: what fails before leaves none that would be taken for stored.
 local digests, noted, known, bucket, since = tonumber(ARGV[11]), {}, nil, nil, nil
 if digests > 0 then known, bucket, since = events(window, 12, 11 + digests) end
-local digest, each_takes, new_bodies = 11, ARGV[10] == '1' and 3 or 2, {}
+local digest, each_takes, floor = 11, ARGV[10] == '1' and 3 or 2, now * 2048
+local repeats = digests > 0 and next(known) ~= nil
 
-local all = {}
-do
-  local at = 12 + digests
-  while at <= #ARGV do
-    all[#all + 1] = ARGV[at]
-    at = at + 3 + #ARGV[at + 2] / 5 * each_takes
+-- Whose a lane is that has more to do, and whether it was given now.
+local function grant(lane, l, had)
+  if l.holder == me then return l.fence, 0 end
+  if l.holder ~= NOBODY then
+    if redis.call('SADD', base .. 'news:' .. l.holder, lane) == 1 then hint(l.holder, lane) end
+    return 0, 0
   end
+  if l.hold > now then
+    -- On hold or parked, and perhaps found empty since: it is due when that is over.
+    due[#due + 1], due[#due + 2] = l.hold == PARKED and '+inf' or l.hold, lane
+    return 0, 0
+  end
+  if had > 0 or l.memo_size > 0 then
+    due[#due + 1], due[#due + 2] = now, lane
+    return -1, 0
+  end
+  l.fence, l.holder = l.fence + 1, me
+  granted[#granted + 1] = lane
+  return l.fence, 1
 end
-local stored, touched, failing, changed = values(states, all), {}, {}, {}
 
-local function enqueue(lane, value, at, hows)
+local function note(event, id)
+  local e = #noted
+  noted[e + 1], noted[e + 2] = event, id .. since
+end
+
+-- All of them, where nothing is to be looked at one by one; else nil, and nothing has happened.
+local function enqueue_all(lane, value, at, letter, count, size)
+  local fence, holder, before, n, bytes = 0, NOBODY, 0, 0, 0
+  if value then fence, holder, before, n, bytes = struct.unpack(FRONT, value) end
+  if letter == MIXED or n + count > max_count or bytes + size > max_bytes then return nil end
+  if repeats and letter == DIGESTS then
+    for k = digest + 1, digest + count do
+      if known[ARGV[k]] then return nil end
+    end
+  end
+  local i, o, h, b = at + 3, #opened, #new_heads, #new_bodies
+  local first = before < floor and floor or before + 1
+  for place = first, first + count - 1 do
+    local id, packed_place = ARGV[i], struct.pack('>I8', place)
+    opened[o + 1], opened[o + 2], o = '0', lane .. packed_place .. id, o + 2
+    new_heads[h + 1], new_heads[h + 2], h = id, packed_place .. ARGV[i + 1], h + 2
+    if letter == DIGESTS then
+      digest = digest + 1
+      note(ARGV[digest], id)
+    end
+    if each_takes == 3 then new_bodies[b + 1], new_bodies[b + 2], b = id, ARGV[i + 2], b + 2 end
+    i = i + each_takes
+  end
+  local c, last = #changed, first + count - 1
+  changed[c + 1] = lane
+  if holder == me then
+    changed[c + 2] = struct.pack(FRONT, fence, me, last, n + count, bytes + size) .. string.sub(value, REST)
+    return struct.pack(PLAIN, fence, 0, before, first)
+  end
   local l = value and lane_of(value) or new_lane(ARGV[at + 1])
-  local count, last, n, bytes = #hows / 5, l.last, l.n, l.bytes
-  local had, floor, plain = n, now * 2048, count > 1
-  local answer, open, failed = { 0, 0, last }, {}, {}
+  l.last, l.n, l.bytes = last, n + count, bytes + size
+  local who, given = grant(lane, l, n)
+  changed[c + 2] = packed(l)
+  return struct.pack(PLAIN, who, given, before, first)
+end
+
+local function enqueue_each(lane, value, at, letter, count)
+  local l = value and lane_of(value) or new_lane(ARGV[at + 1])
+  local last, n, bytes, had, failed = l.last, l.n, l.bytes, l.n, {}
+  local answer, hows = { 0, 0, last }, ARGV[at + 2]
   for k = 1, count do
-    local i = at + 3 + (k - 1) * each_takes
-    local how, size = struct.unpack('>BI4', hows, k * 5 - 4)
-    local id, event = ARGV[i], nil
+    local i, how, event = at + 3 + (k - 1) * each_takes, letter == DIGESTS and 78 or 110, nil
+    local id, head = ARGV[i], ARGV[i + 1]
+    local size = struct.unpack('>I4', head)
+    if letter == MIXED then how = string.byte(hows, HOW_SIZE + k) end
     if how < 97 then
       digest = digest + 1
       event, how = ARGV[digest], how + 32
     end
     if event and known[event] then
-      answer[k + 3], plain = known[event], false
+      answer[k + 3] = known[event]
       if known[event] ~= id then unwanted[#unwanted + 1] = id end
     else
-      local head, h = ARGV[i + 1], #new_heads
+      local h = #new_heads
       if each_takes == 3 then new_bodies[#new_bodies + 1], new_bodies[#new_bodies + 2] = id, ARGV[i + 2] end
-      last = math.max(last + 1, floor)
+      last = last < floor and floor or last + 1
       if event then
-        local e = #noted
-        known[event], noted[e + 1], noted[e + 2] = id, event, id .. since
+        known[event] = id
+        note(event, id)
       end
-      new_heads[h + 1] = id
-      if how == 102 then
-        failed[#failed + 1], failed[#failed + 2] = last, id
-        new_heads[h + 2] = struct.pack(MARK, last, size, FAILED, 0, 0) .. head
-        answer[k + 3], plain = -last, false
-      elseif n >= max_count or bytes + size > max_bytes then
-        failed[#failed + 1], failed[#failed + 2] = last, id
-        new_heads[h + 2] = struct.pack(MARK, last, 0, FAILED, 0, 0) .. head .. full
-        unwanted[#unwanted + 1] = id
-        answer[k + 3], plain = -last, false
-      else
+      answer[k + 3] = last
+      if how == 110 and n < max_count and bytes + size <= max_bytes then
         n, bytes = n + 1, bytes + size
-        local o = #open
-        open[o + 1], open[o + 2] = last, id
-        new_heads[h + 2] = struct.pack(MARK, last, size, FRESH, 0, 0) .. head
-        answer[k + 3] = last
-      end
-    end
-  end
-  if plain then answer = { 0, 0, answer[3], answer[4] } end
-  if #open == 0 and #failed == 0 then return answer end
-
-  if #open > 0 then each('ZADD', base .. 'open:' .. lane, open) end
-  if #failed > 0 then each('ZADD', base .. 'failed:' .. lane, failed) end
-  l.last, l.n, l.bytes = last, n, bytes
-  if #open > 0 then
-    if l.holder == me then
-      answer[1] = l.fence
-    elseif l.holder ~= '' then
-      if redis.call('SADD', base .. 'news:' .. l.holder, lane) == 1 then hint(l.holder, lane) end
-    elseif l.hold <= now then
-      if had == 0 and l.memo_size == 0 then
-        l.fence, l.holder = l.fence + 1, me
-        answer[1], answer[2] = l.fence, 1
-        granted[#granted + 1] = lane
+        opened[#opened + 1], opened[#opened + 2] = '0', member(lane, last, id)
       else
-        answer[1] = -1
-        due[#due + 1], due[#due + 2] = now, lane
+        if how == 110 then
+          unwanted[#unwanted + 1] = id
+          head = struct.pack('>I4BBI4', 0, FAILED, 0, 0) .. string.sub(head, 11) .. full
+        end
+        failed[#failed + 1], failed[#failed + 2] = last, id
+        answer[k + 3] = -last
       end
-    else
-      -- On hold or parked, and perhaps found empty since: it is due when that is over.
-      due[#due + 1], due[#due + 2] = l.hold == PARKED and '+inf' or l.hold, lane
+      new_heads[h + 1], new_heads[h + 2] = id, struct.pack('>I8', last) .. head
     end
   end
-  return answer, l, #failed > 0
+  if last == l.last then return answer end
+  l.last, l.bytes = last, bytes
+  if #failed > 0 then each('ZADD', base .. 'failed:' .. lane, failed) end
+  if n > had then
+    l.n = n
+    answer[1], answer[2] = grant(lane, l, had)
+  end
+  if #failed > 0 then
+    failing[#failing + 1], failing[#failing + 2] = lane, l
+  else
+    changed[#changed + 1], changed[#changed + 2] = lane, packed(l)
+  end
+  return answer
 end
 
-local answers, at = {}, 12 + digests
+local all, starts, letters, counts, sizes = {}, {}, {}, {}, {}
+do
+  local at = 12 + digests
+  while at <= #ARGV do
+    local k = #all + 1
+    all[k], starts[k] = ARGV[at], at
+    letters[k], counts[k], sizes[k] = struct.unpack(HOW, ARGV[at + 2])
+    at = at + 3 + counts[k] * each_takes
+  end
+end
+
+local function cut(list, length)
+  for i = #list, length + 1, -1 do list[i] = nil end
+end
+
+local answers, stored = {}, values(states, all)
 for i, lane in ipairs(all) do
-  local hows = ARGV[at + 2]
-  local count, h, e, d = #hows / 5, #new_heads, #noted, digest
-  local done, answer, l, fails = pcall(enqueue, lane, stored[i], at, hows)
+  local at, letter, count, d = starts[i], letters[i], counts[i], digest
+  local o, h, b, e, c = #opened, #new_heads, #new_bodies, #noted, #changed
+  local done, answer = pcall(enqueue_all, lane, stored[i], at, letter, count, sizes[i])
+  if done and not answer then done, answer = pcall(enqueue_each, lane, stored[i], at, letter, count) end
   if done then
     answers[i] = answer
-    if l then touched[lane], failing[lane] = l, fails end
   else
     -- Nothing of this lane stays.
-    answers[i] = reason(answer)
-    for i = #new_heads, h + 1, -1 do new_heads[i] = nil end
-    for i = #noted, e + 1, -1 do noted[i] = nil end
-    digest = d
+    answers[i] = { reason(answer) }
+    cut(opened, o)
+    cut(new_heads, h)
+    cut(new_bodies, b)
+    cut(noted, e)
+    cut(changed, c)
+    digest = letter == DIGESTS and d + count or d
     for k = 1, count do
-      if string.byte(hows, k * 5 - 4) < 97 then digest = digest + 1 end
+      if letter == MIXED and string.byte(ARGV[at + 2], HOW_SIZE + k) < 97 then digest = digest + 1 end
       unwanted[#unwanted + 1] = ARGV[at + 3 + (k - 1) * each_takes]
     end
   end
-  at = at + 3 + count * each_takes
 end
 
 local done, failure = pcall(function()
   each('HSET', heads, new_heads)
   each('HSET', bodies, new_bodies)
   each('HDEL', bodies, unwanted)
-  for lane, l in pairs(touched) do
-    if failing[lane] then
-      trim_failed(lane, failed_kept)
-      aging(lane, l, ended_age, failed_age)
-    end
-    local c = #changed
-    changed[c + 1], changed[c + 2] = lane, packed(l)
+  each('ZADD', open, opened)
+  for i = 1, #failing, 2 do
+    local lane, l = failing[i], failing[i + 1]
+    trim_failed(lane, failed_kept)
+    aging(lane, l, ended_age, failed_age)
+    changed[#changed + 1], changed[#changed + 2] = lane, packed(l)
   end
   each('HSET', states, changed)
   if #granted > 0 then
@@ -140,5 +197,5 @@ local done, failure = pcall(function()
   if #due > 0 then redis.call('ZADD', lanes, 'LT', unpack(due)) end
 end)
 if not done then return redis.error_reply(reason(failure)) end
-if #noted > 0 then each('HSET', bucket, noted) end
+each('HSET', bucket, noted)
 return answers

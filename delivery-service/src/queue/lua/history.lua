@@ -29,9 +29,11 @@ local function ids_of(blob, count, list)
   for i = 9, count * ENTRY, ENTRY do list[#list + 1] = string.sub(blob, i, i + 15) end
 end
 
--- Cuts history back to what is kept, now and then: a sixteenth more may stand meanwhile.
+-- Whether history is cut back to what is kept: now and then, a sixteenth more may stand meanwhile.
+local function is_over(count, kept) return count > kept + math.floor(kept / 16) end
+
 local function trim_ended(lane, l, kept)
-  if l.ended <= kept + math.floor(kept / 16) then return end
+  if not is_over(l.ended, kept) then return end
   local over, ids = math.min(l.ended - kept, 1000), {}
   l.ended = l.ended - over
   while over > 0 do
@@ -53,7 +55,7 @@ end
 local function trim_failed(lane, kept)
   local key = base .. 'failed:' .. lane
   local count = redis.call('ZCARD', key)
-  if count <= kept + math.floor(kept / 16) then return end
+  if not is_over(count, kept) then return end
   local over = math.min(count - kept, 1000)
   local ids = redis.call('ZRANGE', key, 0, over - 1)
   redis.call('ZREMRANGEBYRANK', key, 0, over - 1)
@@ -113,7 +115,7 @@ local function sweep(lane, l, ended_age, failed_age)
   end
   redis.call('ZREM', base .. 'aging', lane)
   l.age = 0
-  if l.holder == '' and l.hold <= now and l.memo_size == 0 and redis.call('EXISTS', base .. 'open:' .. lane) == 0 then
+  if l.holder == NOBODY and l.hold <= now and l.memo_size == 0 and not has_open(lane) then
     l.gone = true
     redis.call('ZREM', lanes, lane)
   end

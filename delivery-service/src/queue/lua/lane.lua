@@ -1,14 +1,16 @@
 -- Lanes: what is kept of each, packed, in one hash of the shard, so that a batch reads and writes all of its
--- lanes with one command each. `hold` is ms, or PARKED; `holder` is "" when it is free; `late` is 1 when some
+-- lanes with one command each. `hold` is ms, or PARKED; `holder` is NOBODY when it is free; `late` is 1 when some
 -- are or were scheduled; `bulk` and `bulk_to` are places, 0 and 0 without a bulk retry. Behind these, in `tail`:
 -- the license, the memo, and the newest of its history (see history.lua). Lua takes a string byte by byte:
--- what need not be taken apart is not.
+-- what need not be taken apart is not, and the scripts of every delivery take a lane apart into locals.
 local states = base .. 'states'
-local LANE = '>I8I8I8I8I8I8I4I4I8I8BI2I4s'
-local PARKED = 9007199254740991
+local LANE = '>I8c16I8I4I8I8I8I8I4I8I8BI2I4'
+-- The first fields, up to `bytes`, are what an enqueue changes; the others begin at REST.
+local FRONT, REST, LANE_SIZE = '>I8c16I8I4I8', 45, 95
+local PARKED, NOBODY = 9007199254740991, string.rep(' ', 16)
 
 local function lane_of(value)
-  local fence, last, done, hold, bytes, age, n, ended, bulk, bulk_to, late, license_size, memo_size, holder, at =
+  local fence, holder, last, n, bytes, done, hold, age, ended, bulk, bulk_to, late, license_size, memo_size, at =
     struct.unpack(LANE, value)
   return { fence = fence, last = last, done = done, hold = hold, bytes = bytes, age = age, n = n, ended = ended,
     bulk = bulk, bulk_to = bulk_to, late = late, license_size = license_size, memo_size = memo_size, holder = holder,
@@ -17,12 +19,12 @@ end
 
 local function new_lane(license)
   return { fence = 0, last = 0, done = 0, hold = 0, bytes = 0, age = 0, n = 0, ended = 0, bulk = 0, bulk_to = 0,
-    late = 0, license_size = #license, memo_size = 0, holder = '', tail = license }
+    late = 0, license_size = #license, memo_size = 0, holder = NOBODY, tail = license }
 end
 
 local function packed(l)
-  return struct.pack(LANE, l.fence, l.last, l.done, l.hold, math.max(0, l.bytes), l.age, math.max(0, l.n), l.ended,
-    l.bulk, l.bulk_to, l.late, l.license_size, l.memo_size, l.holder) .. l.tail
+  return struct.pack(LANE, l.fence, l.holder, l.last, math.max(0, l.n), math.max(0, l.bytes), l.done, l.hold, l.age,
+    l.ended, l.bulk, l.bulk_to, l.late, l.license_size, l.memo_size) .. l.tail
 end
 
 local function license_of(l) return string.sub(l.tail, 1, l.license_size) end
@@ -50,3 +52,25 @@ end
 local function is_mine(l, fence)
   return l and l.holder == me and l.fence == tonumber(fence)
 end
+
+-- Open deliveries of all lanes are one zset in the order of its members: lane, place (8 bytes), id. An index of its
+-- own for each lane would be a key made and removed, and two commands, for a delivery that goes at once.
+local open = base .. 'open'
+
+local function member(lane, place, id) return lane .. struct.pack('>I8', place) .. id end
+
+local function id_of(entry) return string.sub(entry, 25) end
+
+local function place_of(entry) return (struct.unpack('>I8', entry, 17)) end
+
+-- Where a lane's open ones begin that have this place or a later one, and where all of them end.
+local function from_place(lane, place) return '[' .. lane .. struct.pack('>I8', place) end
+
+local function lane_end(lane) return '(' .. lane .. '\255' end
+
+-- The first of a lane's open ones from a place on.
+local function open_from(lane, place, count)
+  return redis.call('ZRANGE', open, from_place(lane, place), lane_end(lane), 'BYLEX', 'LIMIT', 0, count)
+end
+
+local function has_open(lane) return #open_from(lane, 0, 1) > 0 end

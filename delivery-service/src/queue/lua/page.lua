@@ -1,12 +1,12 @@
 -- A page of a lane: { read_to, more, ms until the next scheduled (-1: none), value, body, value, body … }.
 local function page(lane, last, after, known, early, max_count, max_bytes)
-  local open, sched = base .. 'open:' .. lane, base .. 'sched:' .. lane
+  local sched = base .. 'sched:' .. lane
   local picked, found, bytes, more = {}, {}, 0, false
 
   -- In an index without a record: gone with a part of the store.
-  local function lost(id)
-    redis.call('ZREM', open, id)
-    redis.call('ZREM', sched, id)
+  local function lost(entry)
+    redis.call('ZREM', open, entry)
+    redis.call('ZREM', sched, id_of(entry))
   end
 
   local limit = known + max_count + 1
@@ -20,7 +20,10 @@ local function page(lane, last, after, known, early, max_count, max_bytes)
   for i, id in ipairs(due) do
     local record = records[i]
     if not record then
-      lost(id)
+      redis.call('ZREM', sched, id)
+      for _, entry in ipairs(open_from(lane, 0, 4000)) do
+        if id_of(entry) == id then lost(entry) end
+      end
     else
       local _, size = struct.unpack(MARK, record)
       if #picked == limit - 1 or (#picked > known and bytes + size > max_bytes) then
@@ -35,13 +38,14 @@ local function page(lane, last, after, known, early, max_count, max_bytes)
   local read_to, ended, looks = after, false, 0
   while not ended do
     local ask = math.min(room + 1, 1000)
-    local ids = redis.call('ZRANGE', open, '(' .. string.format('%.0f', read_to), '+inf', 'BYSCORE', 'LIMIT', 0, ask)
+    local entries, ids = open_from(lane, read_to + 1, ask), {}
+    for i, entry in ipairs(entries) do ids[i] = id_of(entry) end
     local fresh = values(heads, ids)
     local full = false
     for i, id in ipairs(ids) do
       local record = fresh[i]
       if not record then
-        lost(id)
+        lost(entries[i])
       else
         local place, size, kind = struct.unpack(MARK, record)
         if kind == FRESH then

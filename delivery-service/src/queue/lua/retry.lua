@@ -9,7 +9,7 @@ if not l then return 0 end
 
 if kind == FAILED then
   redis.call('ZREM', base .. 'failed:' .. lane, id)
-  redis.call('ZADD', base .. 'open:' .. lane, place, id)
+  redis.call('ZADD', open, '0', member(lane, place, id))
   l.n, l.bytes = l.n + 1, l.bytes + size
 end
 redis.call('HSET', heads, id, struct.pack(MARK, place, size, SCHEDULED, 0, ARGV[7]) .. ARGV[6])
@@ -17,7 +17,7 @@ redis.call('HSET', heads, id, struct.pack(MARK, place, size, SCHEDULED, 0, ARGV[
 redis.call('ZADD', base .. 'sched:' .. lane, now / 1000000, id)
 l.late = 1
 keep(lane, l)
-if l.holder ~= '' then
+if l.holder ~= NOBODY then
   if redis.call('SADD', base .. 'news:' .. l.holder, lane) == 1 then hint(l.holder, lane) end
 elseif l.hold ~= PARKED then
   redis.call('ZADD', lanes, 'LT', now, lane)

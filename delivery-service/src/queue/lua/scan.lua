@@ -3,20 +3,19 @@
 local lane, count = ARGV[3], tonumber(ARGV[6])
 local l = lane_at(lane)
 if not is_mine(l, ARGV[4]) then return 0 end
-local open, sched = base .. 'open:' .. lane, base .. 'sched:' .. lane
-local ids = redis.call('ZRANGE', open, '(' .. ARGV[5], '+inf', 'BYSCORE', 'LIMIT', 0, count, 'WITHSCORES')
-local list = {}
-for i = 1, #ids, 2 do list[#list + 1] = ids[i] end
+local sched = base .. 'sched:' .. lane
+local read_to, list = tonumber(ARGV[5]), {}
+local found = open_from(lane, read_to + 1, count)
+for i, entry in ipairs(found) do list[i] = id_of(entry) end
 local more = #list == count
-local read_to = tonumber(ARGV[5])
-if more then read_to = tonumber(ids[#ids]) else read_to = math.max(read_to, l.last) end
+if more then read_to = place_of(found[count]) else read_to = math.max(read_to, l.last) end
 local answer = { read_to, more and 1 or 0 }
 local records = values(heads, list)
 local dues = #list > 0 and redis.call('ZMSCORE', sched, unpack(list)) or {}
 for i, id in ipairs(list) do
   if not records[i] then
     -- In an index without a record: gone with a part of the store.
-    redis.call('ZREM', open, id)
+    redis.call('ZREM', open, found[i])
     redis.call('ZREM', sched, id)
   else
     answer[#answer + 1] = records[i]

@@ -9,45 +9,65 @@ local HEADER, HEADER_SIZE = '>I8I8BI8I8I8I4', 45
 local KEPT, FREE, UNREAD, HOLD, PARK = string.byte('kfuhp', 1, 5)
 local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
 local ended_age, failed_age = tonumber(ARGV[5]), tonumber(ARGV[6])
-local freed, waiting, news, records, dropped = {}, {}, {}, {}, {}
-local touched, history = {}, {}
+local freed, waiting, news = {}, {}, {}
+-- What is written for all lanes together.
+local records, dropped, changed, history = {}, {}, {}, {}
 
--- Records and bodies of all lanes are written together.
-local function flush()
-  each('HSET', heads, records)
-  each('HDEL', bodies, dropped)
-  records, dropped = {}, {}
+-- The ids and members of a lane's ended ones behind those in the lists, and their records.
+local function gather(lane, at, ended, ids, members, its_records)
+  local i, entries, d, r = at + 3, ARGV[at + 2], #ids, #its_records
+  for k = 1, ended do
+    local id = ARGV[i]
+    ids[d + k], members[d + k] = id, lane .. string.sub(entries, k * ENTRY - ENTRY + 1, k * ENTRY)
+    its_records[r + 1], its_records[r + 2], r, i = id, ARGV[i + 1], r + 2, i + 2
+  end
 end
 
-local function settle(lane, l, at, ended, header)
-  local fence, done_to, release, known, hold, bytes, others = unpack(header)
-  if type(l) == 'string' then l = lane_of(l) end
+-- What becomes of a lane that goes on and of which some have ended as they were expected to; nil of others.
+local function settled(value, at, ended)
+  local header = ARGV[at + 1]
+  local fence, done_to, release, _, _, ended_bytes, others = struct.unpack(HEADER, header)
+  if not value or #value < LANE_SIZE or #header > HEADER_SIZE or release ~= KEPT or others > 0 then return nil end
+  local held, holder, last, n, bytes, done, hold, age, kept, bulk, bulk_to, late, license_size, memo_size, tail =
+    struct.unpack(LANE, value)
+  if held ~= fence or holder ~= me or late == 1 then return nil end
+  local recent = #value - tail + 1 - license_size - memo_size + ended * ENTRY
+  if ended > 0 and (recent >= RECENT * ENTRY or age <= now or is_over(kept + ended, ended_kept)) then return nil end
+  return struct.pack(LANE, fence, me, last, math.max(0, n - ended), math.max(0, bytes - ended_bytes),
+    math.max(done, done_to), hold, age, kept + ended, bulk, bulk_to, late, license_size, memo_size)
+    .. string.sub(value, tail) .. ARGV[at + 2]
+end
+
+-- The same of any lane; with `looks` what ended is no longer among the open ones.
+local function settle(lane, value, at, ended, looks)
+  local fence, done_to, release, known, hold, bytes, others = struct.unpack(HEADER, ARGV[at + 1])
+  local l = value and lane_of(value)
   if not is_mine(l, fence) then return 0 end
-  local i, late, open, sched = at + 3, l.late == 1, base .. 'open:' .. lane, nil
+  local i, late, sched = at + 3, l.late == 1, nil
   if late or others > 0 or release ~= KEPT then sched = base .. 'sched:' .. lane end
 
   if ended > 0 then
-    local ids, entries = {}, ARGV[at + 2]
-    for k = 1, ended do ids[k] = ARGV[i + k * 2 - 2] end
-    local left = each('ZREM', open, ids)
-    l.n, l.bytes = l.n - left, l.bytes - bytes * left / ended
-    if left == ended then
+    local ids, members, entries, new_records = {}, {}, ARGV[at + 2], {}
+    gather(lane, at, ended, ids, members, new_records)
+    if not looks and each('ZREM', open, members) == ended then
+      l.n, l.bytes = l.n - ended, l.bytes - bytes
       local r, d = #records, #dropped
-      for k = 1, ended do
-        records[r + 1], records[r + 2], r = ids[k], ARGV[i + k * 2 - 1], r + 2
-        dropped[d + k] = ids[k]
-      end
+      for k = 1, ended do dropped[d + k] = ids[k] end
+      for k = 1, ended * 2 do records[r + k] = new_records[k] end
     else
       -- When some had ended before, a call is repeated: what stands of them stands.
       local new = {}
       for k, value in ipairs(values(heads, ids)) do
-        local kind, flags
-        if value then kind, flags = select(3, struct.unpack(MARK, value)) end
+        local _, size, kind, flags
+        if value then _, size, kind, flags = struct.unpack(MARK, value) end
         if kind and (kind < ENDED or (kind == ENDED and flags >= WITHDRAWN)) then
-          records[#records + 1], records[#records + 2] = ids[k], ARGV[i + k * 2 - 1]
+          records[#records + 1], records[#records + 2] = ids[k], new_records[k * 2]
           dropped[#dropped + 1] = ids[k]
           -- What was withdrawn while its attempt was under way has succeeded all the same.
-          if kind < ENDED then new[#new + 1] = string.sub(entries, (k - 1) * ENTRY + 1, k * ENTRY) end
+          if kind < ENDED then
+            new[#new + 1] = string.sub(entries, (k - 1) * ENTRY + 1, k * ENTRY)
+            l.n, l.bytes = l.n - 1, l.bytes - size
+          end
         end
       end
       entries = table.concat(new)
@@ -64,7 +84,7 @@ local function settle(lane, l, at, ended, header)
     local ids = {}
     for k = 0, others - 1 do ids[#ids + 1] = ARGV[i + k * 4] end
     local stored = values(heads, ids)
-    local scheduled, gone, failed = {}, {}, {}
+    local scheduled, gone, left, failed = {}, {}, {}, {}
     for k = 1, others do
       local id, after, renewals, head = ids[k], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
       i = i + 4
@@ -86,7 +106,7 @@ local function settle(lane, l, at, ended, header)
             scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now + after, id
             records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, 0, renewals) .. head
           else
-            gone[#gone + 1] = id
+            gone[#gone + 1], left[#left + 1] = id, member(lane, place, id)
             failed[#failed + 1], failed[#failed + 2] = place, id
             records[#records + 1] = struct.pack(MARK, place, size, FAILED, 0, renewals) .. head
             l.bytes = l.bytes - size
@@ -97,7 +117,7 @@ local function settle(lane, l, at, ended, header)
         end
       end
     end
-    l.n = l.n - each('ZREM', open, gone)
+    l.n = l.n - each('ZREM', open, left)
     if late then each('ZREM', sched, gone) end
     each('ZADD', sched, scheduled)
     late = late or #scheduled > 0
@@ -121,48 +141,68 @@ local function settle(lane, l, at, ended, header)
       held = now + hold
       -- What was asked for goes past a hold.
       next = first[2] and tonumber(first[2]) < 1e9 and now or held
-    elseif release == UNREAD or (l.last > known
-      and #redis.call('ZRANGE', open, string.format('(%.0f', known), '+inf', 'BYSCORE', 'LIMIT', 0, 1) > 0) then
+    elseif release == UNREAD or (l.last > known and #open_from(lane, known + 1, 1) > 0) then
       next = now
     elseif first[2] then
       next = first[2]
-    elseif redis.call('EXISTS', open) == 1 then
+    elseif has_open(lane) then
       next = now
     else
       l.n, l.bytes, l.late = 0, 0, 0
     end
-    l.holder, l.hold = '', held
+    l.holder, l.hold = NOBODY, held
     freed[#freed + 1] = lane
     if next then waiting[#waiting + 1], waiting[#waiting + 2] = next, lane end
   end
-  touched[lane] = l
-  return 1
+  return 1, l
 end
 
-local all, headers, starts, at = {}, {}, {}, 7
+local all, starts, counts, at = {}, {}, {}, 7
 while at <= #ARGV do
-  local k, header = #all + 1, { struct.unpack(HEADER, ARGV[at + 1]) }
-  all[k], headers[k], starts[k] = ARGV[at], header, at
-  at = at + 3 + #ARGV[at + 2] / ENTRY * 2 + header[7] * 4
+  local k, ended, others = #all + 1, #ARGV[at + 2] / ENTRY, struct.unpack('>I4', ARGV[at + 1], HEADER_SIZE - 3)
+  all[k], starts[k], counts[k] = ARGV[at], at, ended
+  at = at + 3 + ended * 2 + others * 4
 end
-local stored, answers, seen = values(states, all), {}, {}
+
+-- Most lanes go on, and what ended in them was open: those take a command for all of them.
+local stored, answers, others, members = values(states, all), {}, {}, {}
 for i, lane in ipairs(all) do
-  at = starts[i]
-  if seen[lane] then flush() end
-  seen[lane] = true
+  local value = settled(stored[i], starts[i], counts[i])
+  if value then
+    gather(lane, starts[i], counts[i], dropped, members, records)
+    changed[#changed + 1], changed[#changed + 2], answers[i] = lane, value, 1
+  else
+    others[#others + 1] = i
+  end
+end
+-- Where some were not, a call is repeated, or they were withdrawn: each is looked at.
+local looks = {}
+if each('ZREM', open, members) < #members then
+  for i in pairs(answers) do
+    others[#others + 1], looks[i] = i, true
+  end
+  records, dropped, changed = {}, {}, {}
+end
+
+local touched = {}
+for _, i in ipairs(others) do
   local r, d = #records, #dropped
-  local done, answer = pcall(settle, lane, touched[lane] or stored[i], at, #ARGV[at + 2] / ENTRY, headers[i])
-  if not done then
+  local done, answer, l = pcall(settle, all[i], stored[i], starts[i], counts[i], looks[i])
+  if done then
+    touched[all[i]] = l
+  else
     for k = #records, r + 1, -1 do records[k] = nil end
     for k = #dropped, d + 1, -1 do dropped[k] = nil end
   end
   answers[i] = done and answer or reason(answer)
 end
-flush()
+
+each('HSET', heads, records)
+each('HDEL', bodies, dropped)
 each('SREM', base .. 'held:' .. me, freed)
 each('ZADD', lanes, waiting)
 each('SADD', base .. 'news:' .. me, news)
-local changed, gone = {}, {}
+local gone = {}
 for lane, l in pairs(touched) do
   if history[lane] then
     trim_ended(lane, l, ended_kept)
@@ -172,8 +212,7 @@ for lane, l in pairs(touched) do
   if l.gone then
     gone[#gone + 1] = lane
   else
-    local c = #changed
-    changed[c + 1], changed[c + 2] = lane, packed(l)
+    changed[#changed + 1], changed[#changed + 2] = lane, packed(l)
   end
 end
 each('HSET', states, changed)

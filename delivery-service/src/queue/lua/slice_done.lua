@@ -19,7 +19,7 @@ for i = 6, #ARGV, 4 do
     done[#done + 1] = id
     records[#records + 1] = id
     records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, 0, tonumber(ARGV[i + 3])) .. ARGV[i + 2]
-    places[#places + 1], places[#places + 2] = place, id
+    places[#places + 1], places[#places + 2] = '0', member(lane, place, id)
     times[#times + 1], times[#times + 2] = now, id
     bytes = bytes + size
   end
@@ -30,11 +30,11 @@ if #done == 0 then
 end
 each('HSET', heads, records)
 each('ZREM', base .. 'failed:' .. lane, done)
-each('ZADD', base .. 'open:' .. lane, places)
+each('ZADD', open, places)
 each('ZADD', base .. 'sched:' .. lane, times)
 l.n, l.bytes, l.late = l.n + #done, l.bytes + bytes, 1
 keep(lane, l)
-if l.holder ~= '' then
+if l.holder ~= NOBODY then
   if redis.call('SADD', base .. 'news:' .. l.holder, lane) == 1 then hint(l.holder, lane) end
 elseif l.hold ~= PARKED then
   redis.call('ZADD', lanes, 'LT', math.max(now, l.hold), lane)

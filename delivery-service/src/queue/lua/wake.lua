@@ -9,7 +9,7 @@ for _, lane in ipairs(list) do
       keep(lane, l)
     end
     redis.call('SREM', base .. 'parked', lane)
-    if l.holder == '' then
+    if l.holder == NOBODY then
       redis.call('ZADD', lanes, 'XX', now, lane)
     else
       redis.call('SADD', base .. 'news:' .. l.holder, lane .. 'w')
