@@ -10,7 +10,7 @@ local ended_age, failed_age = tonumber(ARGV[9]), tonumber(ARGV[10])
 -- A holder that was silent for too long has lost its leases too.
 if ARGV[7] == '1' then
   for _, dead in ipairs(redis.call('ZRANGE', holders, '-inf', '(' .. string.format('%.0f', now - ARGV[8]),
-    'BYSCORE', 'LIMIT', 0, 4)) do
+    'BYSCORE', 'LIMIT', 0, 16)) do
     local left = redis.call('SPOP', base .. 'held:' .. dead, 500)
     for i, value in ipairs(values(states, left)) do
       local l = value and lane_of(value)
