@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     metrics::Circuit,
-    queue::{Lease, Settled, Waiting},
-    routes::{Policy, Route},
+    queue::{Fate, Lease, Settled, Waiting},
+    routes::{Order, Policy, Route},
 };
 
 impl Engine {
@@ -39,7 +39,7 @@ impl Engine {
             self.changed(id, change);
         }
         if !strain.succeeded
-            && let Some(route) = route
+            && let Some(route) = &route
         {
             self.failing(id, route.revision, at);
         }
@@ -49,6 +49,9 @@ impl Engine {
         }
         let outcome = |delivery: Waiting| Settled { place: delivery.place, head: delivery.head, fate };
         match parcel {
+            Parcel::One(delivery) if fate == Fate::Succeeded && policy.order == Order::Unordered => {
+                self.settling.success(lease, outcome(delivery));
+            }
             Parcel::One(delivery) => self.settling.outcome(lease, outcome(delivery)),
             Parcel::Batch(batch) => {
                 batch.members.into_iter().for_each(|member| self.settling.outcome(lease, outcome(member)));
