@@ -29,6 +29,15 @@ pub enum DiskError {
 
 /// Opens `file` in `folder`, and makes both when they are not there yet.
 pub fn open(folder: &Path, file: &str) -> Result<Database, DiskError> {
+    let file_backend = open_plain(folder, file)?;
+    redb::Builder::new()
+        .set_cache_size(CACHE)
+        .create_with_backend(file_backend)
+        .map_err(|error| failure(folder.join(file), error))
+}
+
+/// The same of a file that is no store by itself. Nobody is kept from it but by the store beside it.
+pub fn open_plain(folder: &Path, file: &str) -> Result<FileBackend, DiskError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -43,9 +52,9 @@ pub fn open(folder: &Path, file: &str) -> Result<Database, DiskError> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| io_error(&path, error))?;
-    FileBackend::new(opened)
-        .and_then(|file| redb::Builder::new().set_cache_size(CACHE).create_with_backend(file))
-        .map_err(|error| failure(path, error))
+    // So that a file that was made now is found after a loss of power.
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| io_error(folder, error))?;
+    FileBackend::new(opened).map_err(|error| failure(path, error))
 }
 
 /// Bytes that can still be written to the file system that `folder` is on.

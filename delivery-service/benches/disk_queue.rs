@@ -1,6 +1,6 @@
 //! What a delivery costs the embedded queue: enqueued and settled in groups, by lanes that are held,
 //! with event ids, past the bounds of history. Prints CPU by thread, which is steady on a busy machine
-//! too, commits, bytes written, and the file's size.
+//! too, groups, bytes written, and the file's size.
 //!
 //! `cargo bench -p hookline-delivery-service --bench disk_queue -- [deliveries] [a group] [lanes] [folder]`
 
@@ -164,7 +164,7 @@ fn report(before: &Used, after: &Used, groups: u64, count: u64, folder: &Path) {
     let seconds = after.at.duration_since(before.at).as_secs_f64();
     let each = |before: u64, after: u64| (after - before) as f64 / count as f64;
     println!(
-        "{:.2} us of the writer, {:.2} of the process; {:.0}/s in {:.0} commits/s; {:.0} B in {:.2} writes \
+        "{:.2} us of the writer, {:.2} of the process; {:.0}/s in {:.0} groups/s; {:.0} B in {:.2} writes \
          each; file {} MiB, memory {}",
         each(before.writer_ns, after.writer_ns) / 1e3,
         each(before.all_ns, after.all_ns) / 1e3,

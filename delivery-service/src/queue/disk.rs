@@ -1,7 +1,8 @@
-//! The embedded queue: a redb file with one writer. Writes go to the writer thread, which commits them
-//! in groups, each with one flush; reads use snapshots, off the async threads. There is one holder, this
-//! process: leases, and when lanes are due, are in memory only. After a restart every lane is due as
-//! its deliveries and its hold say.
+//! The embedded queue: a redb file with one writer, and a journal before it. Writes go to the writer
+//! thread, which appends what they change to the journal in groups, each with one flush to the disk, and
+//! takes them into the file seldom. It reads for the lanes' holder too; callers read snapshots of the file, off
+//! the async threads. There is one holder, this process: leases, and when lanes are due, are in memory only. After a restart every lane is
+//! due as its deliveries and its hold say.
 //!
 //! | table | key (big-endian, sorts as read) | value |
 //! | --- | --- | --- |
@@ -18,12 +19,13 @@
 //! | bulk | lane 16 | from place 8, to place 8: what is left of a bulk retry |
 //! | accounts | length 4, license code, lane 16 | nothing: an account's lanes |
 //! | meta | "epoch" | how often the file was opened: the upper half of every fence |
+//! | meta | "journal", "journal before" | the generation of the journal that goes on from here, and its last |
 
 use std::{path::Path, sync::Arc, thread};
 
 use async_trait::async_trait;
 use common::{
-    clock::{Clock, Time},
+    clock::Clock,
     disk::{self, DiskError},
     ids::{DeliveryId, WebhookId},
 };
@@ -32,12 +34,17 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Bulk, Cancel, Cancelled, Claimed, Found, Lanes, Lease, LeaseLost, Limits, Listed, New, Page, PageLimit,
     Query, Queue, QueueError, Retried, Scan, Settle, Slice, Standing, Stored, Waiting, disk_bulk,
-    disk_lanes::LEASE,
-    disk_read, disk_scan,
-    disk_writer::{Command, Done, FILE, Opens, Shared, Work, Writer},
+    disk_file::{Files, Opens, Shared},
+    disk_page::Read,
+    disk_read,
+    disk_work::{Command, Done, Work},
+    disk_writer::Writer,
 };
 use crate::delivery::Place;
 
+/// The file, and the journal before it.
+pub(super) const FILE: &str = "queue.redb";
+pub(super) const JOURNAL: &str = "queue.journal";
 /// Commands that may wait for the writer; who asks for more waits to ask.
 const COMMANDS: usize = 1_024;
 
@@ -59,11 +66,15 @@ impl DiskQueue {
         min_free_bytes: u64,
     ) -> Result<Arc<Self>, QueueError> {
         let at = folder.to_owned();
+        let failed = |error: DiskError| match error {
+            DiskError::Damaged { .. } => QueueError::Damaged(error.to_string()),
+            _ => QueueError::Unavailable(error.to_string()),
+        };
         let opens = Box::new(move || {
-            disk::open(&at, FILE).map_err(|error| match error {
-                DiskError::Damaged { .. } => QueueError::Damaged(error.to_string()),
-                _ => QueueError::Unavailable(error.to_string()),
-            })
+            // The one that is locked comes first.
+            let database = disk::open(&at, FILE).map_err(failed)?;
+            let journal = disk::open_plain(&at, JOURNAL).map_err(failed)?;
+            Ok::<Files, _>((database, Box::new(journal)))
         });
         Self::open_with(folder, clock, limits, min_free_bytes, opens)
     }
@@ -93,11 +104,14 @@ impl DiskQueue {
         answered.await.map_err(|_| closed())?
     }
 
-    /// Reads from a snapshot.
+    /// Reads from a snapshot of all that was answered.
     async fn look<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Shared) -> Result<T, QueueError> + Send + 'static,
     ) -> Result<T, QueueError> {
+        if self.shared.is_unflushed() {
+            self.ask(Work::Flush).await?;
+        }
         let shared = Arc::clone(&self.shared);
         let read = tokio::task::spawn_blocking(move || read(&shared));
         read.await.map_err(|e| QueueError::Unavailable(e.to_string()))?
@@ -135,32 +149,10 @@ impl Queue for DiskQueue {
     }
 
     async fn claim(&self, lanes: usize, page: PageLimit) -> Result<Claimed, QueueError> {
-        let Done::Claimed(granted) = self.ask(Work::Claim(lanes)).await? else { return Err(strange()) };
-        let commands = self.commands.clone();
-        let (answer, answered) = oneshot::channel();
-        let shared = Arc::clone(&self.shared);
-        // Goes on when the caller does not wait: leases that nobody gets are given back.
-        tokio::task::spawn_blocking(move || {
-            let now = shared.clock.now();
-            let claimed = shared.read().and_then(|txn| {
-                let grants = granted.leases.iter().map(|&lease| disk_read::grant(&txn, lease, page, now));
-                Ok(Claimed {
-                    lanes: grants.collect::<Result<_, _>>()?,
-                    lease: LEASE,
-                    next_due: granted.next_due.map(|due| now.until(Time(due))),
-                    news: granted.news,
-                    withdrawn: Vec::new(),
-                })
-            });
-            let failed = claimed.is_err();
-            if (answer.send(claimed).is_err() || failed)
-                && let Some(commands) = commands
-            {
-                let (answer, _) = oneshot::channel();
-                let _ = commands.blocking_send(Command { work: Work::GiveBack(granted.leases), answer });
-            }
-        });
-        answered.await.map_err(|e| QueueError::Unavailable(e.to_string()))?
+        match self.ask(Work::Claim(lanes, page)).await? {
+            Done::Claimed(claimed) => Ok(claimed),
+            _ => Err(strange()),
+        }
     }
 
     async fn read(
@@ -170,14 +162,11 @@ impl Queue for DiskQueue {
         known_scheduled: usize,
         page: PageLimit,
     ) -> Result<Result<Page, LeaseLost>, QueueError> {
-        self.look(move |shared| {
-            if !shared.lanes.lock().holds(lane) {
-                return Ok(Err(LeaseLost));
-            }
-            let (txn, now) = (shared.read()?, shared.clock.now());
-            disk_read::page(&txn, lane.webhook_id, after, known_scheduled, page, now).map(Ok)
-        })
-        .await
+        match self.ask(Work::Read(lane, Read::Page(after, known_scheduled, page))).await? {
+            Done::Page(page) => Ok(Ok(page)),
+            Done::Lost => Ok(Err(LeaseLost)),
+            _ => Err(strange()),
+        }
     }
 
     async fn scan(
@@ -186,14 +175,11 @@ impl Queue for DiskQueue {
         after: Place,
         limit: usize,
     ) -> Result<Result<Scan, LeaseLost>, QueueError> {
-        self.look(move |shared| {
-            if !shared.lanes.lock().holds(lane) {
-                return Ok(Err(LeaseLost));
-            }
-            let (txn, now) = (shared.read()?, shared.clock.now());
-            disk_scan::scan(&txn, lane.webhook_id, after, limit, now).map(Ok)
-        })
-        .await
+        match self.ask(Work::Read(lane, Read::Scan(after, limit))).await? {
+            Done::Scan(scan) => Ok(Ok(scan)),
+            Done::Lost => Ok(Err(LeaseLost)),
+            _ => Err(strange()),
+        }
     }
 
     async fn fetch(
@@ -202,13 +188,11 @@ impl Queue for DiskQueue {
         ids: Vec<DeliveryId>,
         bytes: usize,
     ) -> Result<Result<Vec<Option<Waiting>>, LeaseLost>, QueueError> {
-        self.look(move |shared| {
-            if !shared.lanes.lock().holds(lane) {
-                return Ok(Err(LeaseLost));
-            }
-            disk_scan::fetch(&shared.read()?, lane.webhook_id, &ids, bytes).map(Ok)
-        })
-        .await
+        match self.ask(Work::Read(lane, Read::Fetch(ids, bytes))).await? {
+            Done::Fetched(found) => Ok(Ok(found)),
+            Done::Lost => Ok(Err(LeaseLost)),
+            _ => Err(strange()),
+        }
     }
 
     async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {
@@ -271,6 +255,6 @@ impl Queue for DiskQueue {
     }
 
     async fn ping(&self) -> Result<(), QueueError> {
-        self.look(|shared| shared.read().map(drop)).await
+        self.shared.read().map(drop)
     }
 }

@@ -21,7 +21,7 @@ use crate::delivery::{Fault, Head, Place, State};
 impl Group<'_, '_> {
     pub fn cancel(&mut self, lane: WebhookId, which: &Cancel) -> Result<Cancelled, QueueError> {
         let mut cancelled = Cancelled::default();
-        let mut row = self.take_row(lane)?;
+        let mut row = self.tables.lanes.get(lane)?;
         let ids = match which {
             Cancel::These(ids) => ids.clone(),
             Cancel::All(to) => {
@@ -43,8 +43,8 @@ impl Group<'_, '_> {
             head.end(State::Cancelled, Fault::None, self.now);
             mark.kind = Kind::Ended;
             self.tables.bodies.remove(id.bytes());
-            self.tables.ended.insert(&at(lane, mark.place), &id_and_time(id, self.now))?;
-            self.tables.heads.insert(id.bytes(), mark.with(&head));
+            self.tables.ended.put(at(lane, mark.place), id_and_time(id, self.now));
+            self.tables.heads.put(id.bytes(), mark.with(&head));
             row.ended += 1;
             row.open = row.open.saturating_sub(1);
             row.open_bytes = row.open_bytes.saturating_sub(mark.body_bytes.into());
@@ -52,7 +52,7 @@ impl Group<'_, '_> {
         }
         if !cancelled.deliveries.is_empty() {
             self.trim(lane, &mut row, 2 * cancelled.deliveries.len() + TRIM)?;
-            self.rows.insert(lane, row);
+            self.tables.lanes.put(lane, row);
         }
         Ok(cancelled)
     }
@@ -65,7 +65,7 @@ impl Group<'_, '_> {
             && head.webhook_id() == lane
         {
             head.join(id, last);
-            self.tables.heads.insert(head.id().bytes(), mark.with(&head));
+            self.tables.heads.put(head.id().bytes(), mark.with(&head));
         }
         Ok(())
     }
@@ -84,7 +84,7 @@ impl Group<'_, '_> {
             if !succeeded {
                 head.end(State::Cancelled, Fault::None, self.now);
             }
-            self.tables.heads.insert(id.bytes(), mark.with(&head));
+            self.tables.heads.put(id.bytes(), mark.with(&head));
         }
         Ok(())
     }
@@ -93,46 +93,50 @@ impl Group<'_, '_> {
         if self.tables.bulk.get(&lane.bytes())?.is_some() {
             return Ok(Bulk::UnderWay);
         }
-        let to = to.min(Place(self.take_row_copy(lane)?.last_place + 1));
+        let to = to.min(Place(self.tables.lanes.get(lane)?.last_place + 1));
         if from >= to {
             return Ok(Bulk::Started(0));
         }
-        let (first, last) = (at(lane, from), at(lane, to));
-        let count = self.tables.failed.range::<&[u8; 24]>(&first..&last)?.count() as u64;
+        let (first, last) = (at(lane, from), at(lane, Place(to.0 - 1)));
+        let count = self.tables.failed.range(&first, &last)?.count() as u64;
         if count > 0 {
-            self.tables.bulk.insert(&lane.bytes(), &span(from, to))?;
+            self.tables.bulk.put(lane.bytes(), span(from, to));
         }
         Ok(Bulk::Started(count))
     }
 
     pub fn retry_slice(&mut self, lane: WebhookId, most: usize) -> Result<Slice, QueueError> {
         let mut slice = Slice::default();
-        let job = self.tables.bulk.get(&lane.bytes())?.map(|job| *job.value());
-        let Some((from, to)) = job.map(|job| span_of(&job)) else {
+        let job = self.tables.bulk.get(&lane.bytes())?.map(|job| span_of(&job));
+        let Some((from, to)) = job else {
             return Ok(Slice { over: true, ..slice });
         };
+        if from >= to {
+            self.stop_bulk(lane)?;
+            return Ok(Slice { over: true, ..slice });
+        }
         let (first, last) = (due_at(lane, 0, Place(0)), due_at(lane, self.now.0, Place(u64::MAX)));
-        if self.tables.scheduled.range::<&[u8; 32]>(&first..=&last)?.take(most).count() >= most {
+        if self.tables.scheduled.range(&first, &last)?.take(most).count() >= most {
             return Ok(slice);
         }
-        let (first, last) = (at(lane, from), at(lane, to));
-        let failed: Vec<_> = (self.tables.failed.range::<&[u8; 24]>(&first..&last)?.take(most))
+        let (first, last) = (at(lane, from), at(lane, Place(to.0 - 1)));
+        let failed: Vec<_> = (self.tables.failed.range(&first, &last)?.take(most))
             .map(|entry| {
                 let (key, value) = entry?;
-                Ok((place_of(key.value()), DeliveryId::from_bytes(first16(value.value()))))
+                Ok((place_of(&key), DeliveryId::from_bytes(first16(&value))))
             })
             .collect::<Result<_, QueueError>>()?;
         slice.over = failed.len() < most;
         match failed.last() {
             Some((last, _)) if !slice.over => {
-                self.tables.bulk.insert(&lane.bytes(), &span(Place(last.0 + 1), to))?;
+                self.tables.bulk.put(lane.bytes(), span(Place(last.0 + 1), to));
             }
-            _ => drop(self.tables.bulk.remove(&lane.bytes())?),
+            _ => self.tables.bulk.remove(&lane.bytes())?,
         }
-        let mut row = self.take_row(lane)?;
+        let mut row = self.tables.lanes.get(lane)?;
         for (place, id) in failed {
             let Some((mut mark, mut head)) = self.delivery(id)? else { continue };
-            if mark.kind != Kind::Failed || self.tables.bodies.read(id.bytes(), |_| ())?.is_none() {
+            if mark.kind != Kind::Failed || self.tables.bodies.read(&id.bytes(), |_| ())?.is_none() {
                 continue;
             }
             self.tables.failed.remove(&at(lane, place))?;
@@ -141,11 +145,11 @@ impl Group<'_, '_> {
             row.open_bytes += u64::from(mark.body_bytes);
             head.renew();
             head.asked_again = false;
-            self.schedule(lane, id, &mut mark, self.now.0.max(ASKED + 1))?;
-            self.tables.heads.insert(id.bytes(), mark.with(&head));
+            self.schedule(lane, id, &mut mark, self.now.0.max(ASKED + 1));
+            self.tables.heads.put(id.bytes(), mark.with(&head));
             slice.retried.push((head, place));
         }
-        self.rows.insert(lane, row);
+        self.tables.lanes.put(lane, row);
         if !slice.retried.is_empty() {
             let held = matches!(self.lanes.get(lane), Some(Lane::Held { .. }));
             match self.stopped_until(lane)? {
@@ -166,9 +170,9 @@ impl Group<'_, '_> {
         let (first, last) = (at(lane, Place(0)), at(lane, to));
         let mut open = Vec::new();
         for table in [&self.tables.fresh, &self.tables.retrying] {
-            for entry in table.range::<&[u8; 24]>(&first..=&last)?.take(CANCEL_MOST + 1) {
+            for entry in table.range(&first, &last)?.take(CANCEL_MOST + 1) {
                 let (key, id) = entry?;
-                open.push((place_of(key.value()), DeliveryId::from_bytes(*id.value())));
+                open.push((place_of(&key), DeliveryId::from_bytes(id)));
             }
         }
         open.sort_unstable();
@@ -176,14 +180,7 @@ impl Group<'_, '_> {
     }
 
     fn delivery(&self, id: DeliveryId) -> Result<Option<(Mark, Head)>, QueueError> {
-        self.tables.heads.read(id.bytes(), Mark::read_all)?.transpose()
-    }
-
-    fn take_row_copy(&mut self, lane: WebhookId) -> Result<Row, QueueError> {
-        match self.rows.get(&lane) {
-            Some(row) => Ok(row.clone()),
-            None => Ok(Row::read(&self.tables.lanes, lane)?.unwrap_or_default()),
-        }
+        self.tables.heads.read(&id.bytes(), Mark::read_all)?.transpose()
     }
 }
 

@@ -1,22 +1,20 @@
-//! The embedded queue's verbs that write, inside the one transaction of a group of commands. They see
-//! what the commands before them in the group did; nothing counts before the group is committed.
+//! The embedded queue's verbs that write, for a group of commands. They see what the commands before them
+//! did; nothing counts before the group's changes are in the journal.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use common::{
     clock::Time,
     ids::{DeliveryId, WebhookId},
 };
-use prost::Message;
-use redb::ReadableTable;
 
 use super::{
     Fate, Found, LaneNow, LeaseLost, Limits, New, QueueError, Release, Retried, Settle, Settled, Stored,
     disk_lanes::{Lane, Lanes},
     disk_tables::{
-        ASKED, Kind, Mark, PARKED, Row, Tables, account_key, at, due_at, event_key, first_due, first16,
-        has_fresh, id_and_time, time_of,
+        ASKED, Kind, Mark, PARKED, Row, Tables, account_key, at, due_at, due_of, event_key, first16,
+        id_and_time, places, schedule, time_of,
     },
 };
 use crate::delivery::{Fault, Place, State};
@@ -24,56 +22,34 @@ use crate::delivery::{Fault, Place, State};
 /// History that one call may trim beside twice what it adds.
 pub(super) const TRIM: usize = 16;
 
-pub(super) struct Group<'t, 'l> {
-    pub tables: Tables<'t>,
-    pub lanes: &'l mut Lanes,
-    pub limits: &'l Limits,
+pub(super) struct Group<'g, 't> {
+    pub tables: &'g mut Tables<'t>,
+    pub lanes: &'g mut Lanes,
+    pub limits: &'g Limits,
     pub now: Time,
-    /// Lanes' rows as they now are; written by `finish`.
-    pub(super) rows: HashMap<WebhookId, Row>,
-    /// Event ids that were noted.
-    noted: Vec<Vec<u8>>,
 }
 
-impl<'t, 'l> Group<'t, 'l> {
-    pub fn new(tables: Tables<'t>, lanes: &'l mut Lanes, limits: &'l Limits, now: Time) -> Self {
-        Self { tables, lanes, limits, now, rows: HashMap::new(), noted: Vec::new() }
-    }
-
-    /// Writes what the verbs kept back.
-    pub fn finish(mut self) -> Result<(), QueueError> {
-        if !self.noted.is_empty() {
-            let noted = std::mem::take(&mut self.noted);
-            self.expire(&noted)?;
-            self.forget_events(2 * noted.len() + TRIM)?;
-        }
-        self.tables.heads.write()?;
-        self.tables.bodies.write()?;
-        for (lane, row) in &self.rows {
-            self.tables.lanes.insert(&lane.bytes(), row.encode_to_vec().as_slice())?;
-        }
-        Ok(())
-    }
-
+impl Group<'_, '_> {
     pub fn enqueue(&mut self, new: &New) -> Result<Stored, QueueError> {
         let New { head, body, dedupe, failed } = new;
         let (mut head, dedupe, failed) = (Cow::Borrowed(head), *dedupe, *failed);
         let (id, lane, now) = (head.id(), head.webhook_id(), self.now);
         if dedupe {
             let event = event_key(lane, &head.event_id);
-            if let Some(known) = self.tables.events.get(event.as_slice())?
-                && time_of(known.value()) > now
-            {
-                return Ok(Stored::Duplicate { id: DeliveryId::from_bytes(first16(known.value())) });
+            let known = self.tables.events.read(&event, |known| (first16(known), time_of(known)))?;
+            let expiry = id_and_time(id, now + self.limits.dedupe_window);
+            match known {
+                Some((known, until)) if until > now => {
+                    return Ok(Stored::Duplicate { id: DeliveryId::from_bytes(known) });
+                }
+                Some(_) => self.tables.events.put(event, expiry),
+                None => self.tables.events.add(event, expiry),
             }
-            let expiry = now + self.limits.dedupe_window;
-            self.tables.events.insert(event.as_slice(), &id_and_time(id, expiry))?;
-            self.noted.push(event);
         }
 
-        let mut row = self.take_row(lane)?;
+        let mut row = self.tables.lanes.get(lane)?;
         if row.license_code != head.license_code {
-            self.tables.accounts.insert(account_key(&head.license_code, lane.bytes()).as_slice(), ())?;
+            self.tables.accounts.put(account_key(&head.license_code, lane.bytes()), []);
             row.license_code.clone_from(&head.license_code);
         }
         let before = Place(row.last_place);
@@ -91,24 +67,24 @@ impl<'t, 'l> Group<'t, 'l> {
         if let Some(reason) = failed.or(full.then_some(Fault::BacklogFull)) {
             head.to_mut().end(State::Failed, reason, now);
             mark.kind = Kind::Failed;
-            self.tables.heads.insert(id.bytes(), mark.with(&head));
+            self.tables.heads.add(id.bytes(), mark.with(&head));
             if failed.is_some() {
-                self.tables.bodies.insert(id.bytes(), body.clone());
+                self.tables.bodies.add(id.bytes(), body.clone());
             }
-            self.tables.failed.insert(&at(lane, place), &id_and_time(id, now))?;
+            self.tables.failed.put(at(lane, place), id_and_time(id, now));
             row.failed += 1;
             self.trim(lane, &mut row, TRIM)?;
-            self.rows.insert(lane, row);
+            self.tables.lanes.put(lane, row);
             return Ok(Stored::Ended { place, reason });
         }
 
-        self.tables.heads.insert(id.bytes(), mark.with(&head));
-        self.tables.bodies.insert(id.bytes(), body.clone());
-        self.tables.fresh.insert(&at(lane, place), &id.bytes())?;
+        self.tables.heads.add(id.bytes(), mark.with(&head));
+        self.tables.bodies.add(id.bytes(), body.clone());
+        self.tables.fresh.put(at(lane, place), id.bytes());
         row.open += 1;
         row.open_bytes += bytes;
         let alone = row.open == 1 && row.memo.is_empty();
-        self.rows.insert(lane, row);
+        self.tables.lanes.put(lane, row);
         Ok(Stored::New { place, before, lane: self.lane_now(lane, alone)? })
     }
 
@@ -139,7 +115,7 @@ impl<'t, 'l> Group<'t, 'l> {
             return Ok(Err(LeaseLost));
         }
         let lane = settle.lane.webhook_id;
-        let mut row = self.take_row(lane)?;
+        let mut row = self.tables.lanes.get(lane)?;
         let count = settle.deliveries.len();
         for settled in &settle.deliveries {
             self.settle_one(lane, &mut row, settled)?;
@@ -151,7 +127,7 @@ impl<'t, 'l> Group<'t, 'l> {
         if let Some(release) = settle.release {
             self.release(lane, &row, release)?;
         }
-        self.rows.insert(lane, row);
+        self.tables.lanes.put(lane, row);
         Ok(Ok(()))
     }
 
@@ -177,22 +153,22 @@ impl<'t, 'l> Group<'t, 'l> {
             Fate::Retry { .. } | Fate::Failed if asked => {
                 head.to_mut().renew();
                 head.to_mut().renewals = mark.renewals;
-                self.schedule(lane, id, &mut mark, ASKED)?;
+                self.schedule(lane, id, &mut mark, ASKED);
             }
             Fate::Retry { after } => {
-                self.schedule(lane, id, &mut mark, (self.now + after).0.max(ASKED + 1))?;
+                self.schedule(lane, id, &mut mark, (self.now + after).0.max(ASKED + 1));
             }
             // Not settled: see above.
             Fate::Batch => return Ok(()),
             Fate::Failed => {
                 mark.kind = Kind::Failed;
-                self.tables.failed.insert(&at(lane, mark.place), &id_and_time(id, self.now))?;
+                self.tables.failed.put(at(lane, mark.place), id_and_time(id, self.now));
                 row.failed += 1;
             }
             Fate::Succeeded | Fate::Cancelled => {
                 mark.kind = Kind::Ended;
                 self.tables.bodies.remove(id.bytes());
-                self.tables.ended.insert(&at(lane, mark.place), &id_and_time(id, self.now))?;
+                self.tables.ended.put(at(lane, mark.place), id_and_time(id, self.now));
                 row.ended += 1;
             }
         }
@@ -200,7 +176,7 @@ impl<'t, 'l> Group<'t, 'l> {
             row.open = row.open.saturating_sub(1);
             row.open_bytes = row.open_bytes.saturating_sub(bytes);
         }
-        self.tables.heads.insert(id.bytes(), mark.with(&head));
+        self.tables.heads.put(id.bytes(), mark.with(&head));
         Ok(())
     }
 
@@ -213,8 +189,8 @@ impl<'t, 'l> Group<'t, 'l> {
             Release::Park => Some(PARKED),
         };
         match until {
-            Some(until) => drop(self.tables.stopped.insert(&lane.bytes(), until)?),
-            None => drop(self.tables.stopped.remove(&lane.bytes())?),
+            Some(until) => self.tables.stopped.put(lane.bytes(), until.to_le_bytes()),
+            None => self.no_longer_stopped(lane)?,
         }
         // The index of fresh ones is exact, so what the holder knew of them need not be asked.
         let due = if row.open == 0 { None } else { self.due(lane, until)? };
@@ -224,34 +200,40 @@ impl<'t, 'l> Group<'t, 'l> {
 
     /// When a lane with open deliveries is due, given until when it is stopped.
     pub fn due(&self, lane: WebhookId, stopped: Option<i64>) -> Result<Option<i64>, QueueError> {
-        due(&self.tables.fresh, &self.tables.scheduled, lane, stopped, self.now)
+        let (from, to) = schedule(lane);
+        let first = self.tables.scheduled.first(&from, &to)?.map(|(key, _)| due_of(&key));
+        let has_fresh = || {
+            let (from, to) = places(lane, Place(0));
+            Ok(self.tables.fresh.first(&from, &to)?.is_some())
+        };
+        due(first, has_fresh, stopped, self.now)
     }
 
     pub fn retry(&mut self, id: DeliveryId) -> Result<Retried, QueueError> {
-        let Some((mut mark, mut head)) = self.tables.heads.read(id.bytes(), Mark::read_all)?.transpose()?
+        let Some((mut mark, mut head)) = self.tables.heads.read(&id.bytes(), Mark::read_all)?.transpose()?
         else {
             return Ok(Retried::NotFound);
         };
         if mark.kind == Kind::Ended {
             return Ok(Retried::Ended(head.state()));
         }
-        let body = self.tables.bodies.read(id.bytes(), Bytes::copy_from_slice)?;
+        let body = self.tables.bodies.read(&id.bytes(), Bytes::copy_from_slice)?;
         let Some(body) = body else { return Ok(Retried::NoBody) };
         let lane = head.webhook_id();
         let is_held = matches!(self.lanes.get(lane), Some(Lane::Held { .. }));
         if mark.kind == Kind::Failed {
             self.tables.failed.remove(&at(lane, mark.place))?;
-            let mut row = self.take_row(lane)?;
+            let mut row = self.tables.lanes.get(lane)?;
             row.failed = row.failed.saturating_sub(1);
             row.open += 1;
             row.open_bytes += u64::from(mark.body_bytes);
-            self.rows.insert(lane, row);
+            self.tables.lanes.put(lane, row);
         } else {
             self.unlist(lane, &mark)?;
         }
         head.renew();
-        self.schedule(lane, id, &mut mark, ASKED)?;
-        self.tables.heads.insert(id.bytes(), mark.with(&head));
+        self.schedule(lane, id, &mut mark, ASKED);
+        self.tables.heads.put(id.bytes(), mark.with(&head));
         if is_held || self.stopped_until(lane)? != Some(PARKED) {
             self.lanes.has_work(lane, self.now.0, self.now);
         }
@@ -260,11 +242,8 @@ impl<'t, 'l> Group<'t, 'l> {
 
     pub fn wake(&mut self, lane: WebhookId) -> Result<(), QueueError> {
         // A hold ends too: what held the lane back may be mended.
-        self.tables.stopped.remove(&lane.bytes())?;
-        let has_open = match self.rows.get(&lane) {
-            Some(row) => row.open > 0,
-            None => Row::read(&self.tables.lanes, lane)?.is_some_and(|row| row.open > 0),
-        };
+        self.no_longer_stopped(lane)?;
+        let has_open = self.tables.lanes.get(lane)?.open > 0;
         if has_open || matches!(self.lanes.get(lane), Some(Lane::Held { .. })) {
             self.lanes.wake(lane, self.now);
         }
@@ -273,24 +252,24 @@ impl<'t, 'l> Group<'t, 'l> {
 
     pub fn wake_parked(&mut self) -> Result<(), QueueError> {
         let mut parked = Vec::new();
-        for entry in self.tables.stopped.iter()? {
+        for entry in self.tables.stopped.range(&[0; 16], &[255; 16])? {
             let (lane, until) = entry?;
-            if until.value() == PARKED {
-                parked.push(WebhookId::from_bytes(*lane.value()));
+            if i64::from_le_bytes(until) == PARKED {
+                parked.push(WebhookId::from_bytes(lane));
             }
         }
         parked.into_iter().try_for_each(|lane| self.wake(lane))
     }
 
-    pub(super) fn take_row(&mut self, lane: WebhookId) -> Result<Row, QueueError> {
-        match self.rows.remove(&lane) {
-            Some(row) => Ok(row),
-            None => Ok(Row::read(&self.tables.lanes, lane)?.unwrap_or_default()),
+    fn no_longer_stopped(&mut self, lane: WebhookId) -> Result<(), QueueError> {
+        if self.tables.stopped.get(&lane.bytes())?.is_some() {
+            self.tables.stopped.remove(&lane.bytes())?;
         }
+        Ok(())
     }
 
     fn mark(&self, id: DeliveryId) -> Result<Option<Mark>, QueueError> {
-        self.tables.heads.read(id.bytes(), Mark::read)?.transpose()
+        self.tables.heads.read(&id.bytes(), Mark::read)?.transpose()
     }
 
     /// Takes an open delivery out of its indexes.
@@ -304,43 +283,34 @@ impl<'t, 'l> Group<'t, 'l> {
         Ok(())
     }
 
-    pub(super) fn schedule(
-        &mut self,
-        lane: WebhookId,
-        id: DeliveryId,
-        mark: &mut Mark,
-        due: i64,
-    ) -> Result<(), QueueError> {
+    pub(super) fn schedule(&mut self, lane: WebhookId, id: DeliveryId, mark: &mut Mark, due: i64) {
         mark.kind = Kind::Scheduled;
         mark.due = due;
-        self.tables.retrying.insert(&at(lane, mark.place), &id.bytes())?;
-        self.tables.scheduled.insert(&due_at(lane, due, mark.place), &id.bytes())?;
-        Ok(())
+        self.tables.retrying.put(at(lane, mark.place), id.bytes());
+        self.tables.scheduled.put(due_at(lane, due, mark.place), id.bytes());
     }
 
     /// Until when a lane is stopped (ms, or `PARKED`).
     pub(super) fn stopped_until(&self, lane: WebhookId) -> Result<Option<i64>, QueueError> {
-        let until = self.tables.stopped.get(&lane.bytes())?.map(|until| until.value());
+        let until = self.tables.stopped.get(&lane.bytes())?.map(i64::from_le_bytes);
         Ok(until.filter(|&until| until > self.now.0))
     }
 }
 
-/// When a lane with open deliveries is due (ms), given until when it is stopped; a caller's retry goes
-/// past a hold.
+/// When a lane with open deliveries is due (ms), given when the first of its schedule is, and until when it
+/// is stopped; a caller's retry goes past a hold.
 pub(super) fn due(
-    fresh: &impl ReadableTable<&'static [u8; 24], &'static [u8; 16]>,
-    scheduled: &impl ReadableTable<&'static [u8; 32], &'static [u8; 16]>,
-    lane: WebhookId,
+    first: Option<i64>,
+    has_fresh: impl Fn() -> Result<bool, QueueError>,
     stopped: Option<i64>,
     now: Time,
 ) -> Result<Option<i64>, QueueError> {
-    let first = first_due(scheduled, lane)?;
     Ok(match stopped {
         Some(PARKED) => None,
         _ if first == Some(ASKED) => Some(now.0),
-        Some(until) if has_fresh(fresh, lane)? => Some(until),
+        Some(until) if has_fresh()? => Some(until),
         Some(until) => first.map(|due| due.max(until)),
-        None if has_fresh(fresh, lane)? => Some(now.0),
+        None if has_fresh()? => Some(now.0),
         None => first,
     })
 }

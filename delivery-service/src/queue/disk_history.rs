@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use common::ids::WebhookId;
-use redb::{ReadableTable, Table};
+use bytes::Bytes;
+use common::{clock::Time, ids::WebhookId};
+use redb::StorageError;
 
 use super::{
     QueueError,
-    disk_group::Group,
+    disk_group::{Group, TRIM},
+    disk_ordered::Ordered,
     disk_tables::{Row, account_key, expiry_key, first16, pack, places, time_of, unpack},
 };
 use crate::delivery::Place;
@@ -22,45 +24,39 @@ const PACKED: usize = 64;
 
 impl Group<'_, '_> {
     /// Looks at some more lanes, for history that is too old and lanes of which nothing is left; to be
-    /// called first in a group. Where to go on, and whether anything was changed.
-    pub fn sweep(&mut self, from: [u8; 16]) -> Result<([u8; 16], bool), QueueError> {
-        let mut changed = self.forget_events(SWEEP)? > 0;
-        let lanes: Vec<[u8; 16]> = (self.tables.lanes.range::<&[u8; 16]>(&from..)?)
-            .take(SWEEP)
-            .map(|entry| entry.map(|(lane, _)| *lane.value()))
-            .collect::<Result<_, _>>()?;
+    /// called first in a group. Where to go on.
+    pub fn sweep(&mut self, from: [u8; 16]) -> Result<[u8; 16], QueueError> {
+        self.forget_events(SWEEP)?;
+        let lanes = self.tables.lanes.from(from, SWEEP)?;
         let mut budget = SWEEP;
         for &key in &lanes {
             let lane = WebhookId::from_bytes(key);
-            let mut row = self.take_row(lane)?;
+            let mut row = self.tables.lanes.get(lane)?;
             let trimmed = self.trim(lane, &mut row, budget)?;
             budget = budget.saturating_sub(trimmed);
             let forgotten = Place(row.last_place).time() + self.limits.dedupe_window < self.now;
             let empty = row.open + row.ended + row.failed == 0 && row.memo.is_empty() && forgotten;
             if empty && self.lanes.get(lane).is_none() && self.stopped_until(lane)?.is_none() {
-                self.tables.accounts.remove(account_key(&row.license_code, key).as_slice())?;
-                self.tables.lanes.remove(&key)?;
-                changed = true;
+                self.tables.accounts.remove(&account_key(&row.license_code, key))?;
+                self.tables.lanes.remove(lane)?;
             } else if trimmed > 0 {
-                self.rows.insert(lane, row);
+                self.tables.lanes.put(lane, row);
             }
-            changed |= trimmed > 0;
             if budget == 0 {
-                return Ok((key, true));
+                return Ok(key);
             }
         }
         let next = lanes.last().and_then(|&last| u128::from_be_bytes(last).checked_add(1));
         let next = if lanes.len() < SWEEP { 0 } else { next.unwrap_or_default() };
-        Ok((next.to_be_bytes(), changed))
+        Ok(next.to_be_bytes())
     }
 
     /// Takes history beyond its count and age away, the oldest first, about `most` at most. How many.
     pub(super) fn trim(&mut self, lane: WebhookId, row: &mut Row, most: usize) -> Result<usize, QueueError> {
         let Self { tables, limits, now, .. } = self;
-        let mut history = |table: &mut Table<'_, &[u8; 24], &[u8; 24]>,
-                           count: &mut u64,
-                           kept: u64,
-                           age: Duration,
+        let mut history = |table: &mut Ordered<'_, &'static [u8; 24], &'static [u8; 24]>,
+                           (count, oldest): (&mut u64, &mut i64),
+                           (kept, age): (u64, Duration),
                            bodies| {
             if *count == 0 {
                 return Ok(0);
@@ -68,17 +64,22 @@ impl Group<'_, '_> {
             // Many at once are taken away for the price of few.
             let (over, slack) = (count.saturating_sub(kept), kept / SLACK);
             let over = if over > slack { over as usize } else { 0 };
+            if over == 0 && *oldest > 0 && Time(*oldest) + age > *now {
+                return Ok(0);
+            }
+            *oldest = 0;
             let mut gone = Vec::new();
             let (from, to) = places(lane, Place(0));
-            for entry in table.range::<&[u8; 24]>(&from..=&to)?.take(most.max(slack as usize)) {
+            for entry in table.range(&from, &to)?.take(most.max(slack as usize)) {
                 let (key, value) = entry?;
-                if gone.len() >= over && time_of(value.value()) + age > *now {
+                if gone.len() >= over && time_of(&value) + age > *now {
+                    *oldest = time_of(&value).0;
                     break;
                 }
-                gone.push((*key.value(), first16(value.value())));
+                gone.push((key, first16(&value)));
             }
             let (Some((first, _)), Some((last, _))) = (gone.first(), gone.last()) else { return Ok(0) };
-            table.retain_in::<&[u8; 24], _>(first..=last, |_, _| false)?;
+            table.remove_range(first, last)?;
             for (_, id) in &gone {
                 tables.heads.remove(*id);
                 if bodies {
@@ -88,20 +89,33 @@ impl Group<'_, '_> {
             *count = count.saturating_sub(gone.len() as u64);
             Ok::<_, QueueError>(gone.len())
         };
-        let ended = history(&mut tables.ended, &mut row.ended, limits.ended_kept, limits.ended_age, false)?;
-        let failed =
-            history(&mut tables.failed, &mut row.failed, limits.failed_kept, limits.failed_age, true)?;
+        let ended = (&mut row.ended, &mut row.oldest_ended);
+        let ended = history(&mut tables.ended, ended, (limits.ended_kept, limits.ended_age), false)?;
+        let failed = (&mut row.failed, &mut row.oldest_failed);
+        let failed = history(&mut tables.failed, failed, (limits.failed_kept, limits.failed_age), true)?;
         Ok(ended + failed)
     }
 
-    /// Notes when event ids that were noted now are to be forgotten.
-    pub(super) fn expire(&mut self, events: &[Vec<u8>]) -> Result<(), QueueError> {
+    /// Writes into the tables what has changed. What is noted here goes into no journal: whoever replays
+    /// one notes it again.
+    pub fn flush(&mut self) -> Result<(), QueueError> {
+        let mut events: Vec<_> = self.tables.events.keys().cloned().collect();
+        events.sort_unstable();
+        if !events.is_empty() {
+            self.expire(&events)?;
+            self.forget_events(2 * events.len() + TRIM)?;
+        }
+        Ok(self.tables.flush()?)
+    }
+
+    /// Notes when event ids that were noted by now are to be forgotten.
+    fn expire(&mut self, events: &[Bytes]) -> Result<(), StorageError> {
         let expiry = self.now + self.limits.dedupe_window;
         let (first, last) = (expiry_key(expiry, 0), expiry_key(expiry, u64::MAX));
-        let last = self.tables.expiries.range::<&[u8; 16]>(&first..=&last)?.next_back().transpose()?;
-        let next = last.map_or(0, |(key, _)| u128::from_be_bytes(*key.value()) as u64 + 1);
+        let last = self.tables.expiries.range(&first, &last)?.last().transpose()?;
+        let next = last.map_or(0, |(key, _)| u128::from_be_bytes(key) as u64 + 1);
         for (events, n) in events.chunks(PACKED).zip(next..) {
-            self.tables.expiries.insert(&expiry_key(expiry, n), pack(events).as_slice())?;
+            self.tables.expiries.put(expiry_key(expiry, n), pack(events));
         }
         Ok(())
     }
@@ -110,23 +124,21 @@ impl Group<'_, '_> {
     pub(super) fn forget_events(&mut self, most: usize) -> Result<usize, QueueError> {
         let mut count = 0;
         while count < most {
-            let first = self.tables.expiries.first()?;
-            let Some((key, events)) = first.map(|(key, events)| (*key.value(), unpack(events.value())))
-            else {
-                break;
-            };
+            let first = self.tables.expiries.first(&[0; 16], &[255; 16])?;
+            let Some((key, events)) = first.map(|(key, events)| (key, unpack(&events))) else { break };
             if key >= expiry_key(self.now + Duration::from_millis(1), 0) {
                 break;
             }
-            for event in &events {
+            let noted = events.len();
+            for event in events {
                 // Unless it was noted anew since.
-                let known = self.tables.events.get(event.as_slice())?.map(|value| time_of(value.value()));
+                let known = self.tables.events.read(&event, time_of)?;
                 if known.is_some_and(|expiry| expiry <= self.now) {
-                    self.tables.events.remove(event.as_slice())?;
+                    self.tables.events.remove(event);
                 }
             }
             self.tables.expiries.remove(&key)?;
-            count += events.len().max(1);
+            count += noted.max(1);
         }
         Ok(count)
     }

@@ -1,64 +1,143 @@
-//! A table by delivery id, and what a group of commands has changed in it. Changes are written at the
-//! group's end in order of ids, runs of them at once: what a group adds fills page after page, and what
-//! it takes away, mostly what was added together, leaves whole pages. One by one in any order they
-//! would have redb split, copy and merge pages over and over.
+//! A table that is read by key, and what has changed in it since the last flush. What is added and
+//! taken away between two flushes, as most bodies are, never touches the table. The rest is written in order
+//! of keys, runs of them at once: what is added fills page after page, and what is taken away, mostly
+//! what was added together, leaves whole pages.
 
-use std::{collections::BTreeMap, mem, ops::Bound};
+use std::collections::{HashMap, hash_map::Entry};
 
-use bytes::Bytes;
-use redb::{CursorError, ReadableTable, StorageError, Table};
+use redb::{Key, ReadableTable, StorageError, Table, TableDefinition, TableError, WriteTransaction};
 
-type Id = [u8; 16];
+use super::{
+    QueueError,
+    disk_changes::{Change, Changes},
+    disk_field::{Field, RUN, put_all},
+};
 
-/// From so many changes on, a run is written at once.
-const RUN: usize = 4;
-/// Bytes of values that are written as one stretch.
-const STRETCH: usize = 32 << 10;
-
-pub(super) struct Layer<'t> {
-    table: Table<'t, &'static Id, &'static [u8]>,
-    /// None: it is gone.
-    changes: BTreeMap<Id, Option<Bytes>>,
+pub(super) struct Layer<'t, K: Field + Key, V: Field> {
+    number: u8,
+    table: Table<'t, K, V>,
+    rows: HashMap<K::Own, Now<V::Own>>,
+    changes: Changes,
+    /// Whether few other rows can be between two.
+    near: fn(&[u8], &[u8]) -> bool,
 }
 
-impl<'t> Layer<'t> {
-    pub fn new(table: Table<'t, &'static Id, &'static [u8]>) -> Self {
-        Self { table, changes: BTreeMap::new() }
+enum Now<V> {
+    /// Of which the table has none.
+    New(V),
+    Is(V),
+    Gone,
+}
+
+impl<V> Now<V> {
+    fn value(&self) -> Option<&V> {
+        match self {
+            Self::New(value) | Self::Is(value) => Some(value),
+            Self::Gone => None,
+        }
+    }
+}
+
+impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
+    pub fn open(
+        txn: &'t WriteTransaction,
+        number: u8,
+        definition: TableDefinition<'_, K, V>,
+        changes: &Changes,
+        near: fn(&[u8], &[u8]) -> bool,
+    ) -> Result<Self, TableError> {
+        let table = txn.open_table(definition)?;
+        Ok(Self { number, table, rows: HashMap::new(), changes: changes.clone(), near })
     }
 
-    pub fn read<T>(&self, id: Id, read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, StorageError> {
-        match self.changes.get(&id) {
-            Some(changed) => Ok(changed.as_deref().map(read)),
-            None => Ok(self.table.get(&id)?.map(|value| read(value.value()))),
+    pub fn read<T>(&self, key: &K::Own, read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, StorageError> {
+        match self.rows.get(key) {
+            Some(now) => Ok(now.value().map(|value| read(value.as_ref()))),
+            None => {
+                let value = self.table.get(K::from_bytes(key.as_ref()))?;
+                Ok(value.map(|value| read(V::as_bytes(&value.value()).as_ref())))
+            }
         }
     }
 
-    pub fn insert(&mut self, id: Id, value: Bytes) {
-        self.changes.insert(id, Some(value));
+    pub fn get(&self, key: &K::Own) -> Result<Option<V::Own>, StorageError> {
+        match self.rows.get(key) {
+            Some(now) => Ok(now.value().cloned()),
+            None => {
+                let value = self.table.get(K::from_bytes(key.as_ref()))?;
+                Ok(value.and_then(|value| V::own(V::as_bytes(&value.value()).as_ref())))
+            }
+        }
     }
 
-    pub fn remove(&mut self, id: Id) {
-        self.changes.insert(id, None);
+    /// Adds a row of which there was none.
+    pub fn add(&mut self, key: K::Own, value: V::Own) {
+        self.changes.note(&Change::Put(self.number, key.as_ref(), value.as_ref()));
+        match self.rows.entry(key) {
+            Entry::Vacant(entry) => drop(entry.insert(Now::New(value))),
+            Entry::Occupied(mut entry) => put(entry.get_mut(), value),
+        }
+    }
+
+    pub fn put(&mut self, key: K::Own, value: V::Own) {
+        self.changes.note(&Change::Put(self.number, key.as_ref(), value.as_ref()));
+        match self.rows.entry(key) {
+            Entry::Vacant(entry) => drop(entry.insert(Now::Is(value))),
+            Entry::Occupied(mut entry) => put(entry.get_mut(), value),
+        }
+    }
+
+    pub fn remove(&mut self, key: K::Own) {
+        self.changes.note(&Change::Remove(self.number, key.as_ref()));
+        match self.rows.entry(key) {
+            Entry::Vacant(entry) => drop(entry.insert(Now::Gone)),
+            Entry::Occupied(entry) if matches!(entry.get(), Now::New(_)) => drop(entry.remove()),
+            Entry::Occupied(mut entry) => *entry.get_mut() = Now::Gone,
+        }
+    }
+
+    /// Makes a change again that the journal has. The table may have what came of it, and of later ones.
+    pub fn replay(&mut self, change: &Change<'_>) -> Result<(), QueueError> {
+        let strange = || QueueError::Damaged("a record of the journal is of another layout".into());
+        match *change {
+            Change::Put(_, key, value) => {
+                self.put(K::own(key).ok_or_else(strange)?, V::own(value).ok_or_else(strange)?);
+            }
+            Change::Remove(_, key) => self.remove(K::own(key).ok_or_else(strange)?),
+            Change::RemoveRange(..) => return Err(strange()),
+        }
+        Ok(())
+    }
+
+    /// Keys that were put since the last flush and are still there, in any order.
+    pub fn keys(&self) -> impl Iterator<Item = &K::Own> {
+        self.rows.iter().filter(|(_, now)| now.value().is_some()).map(|(key, _)| key)
     }
 
     /// Writes the changes into the table.
-    pub fn write(&mut self) -> Result<(), StorageError> {
-        let changes: Vec<_> = mem::take(&mut self.changes).into_iter().collect();
-        for run in changes.chunk_by(|(a, _), (b, _)| near(a, b)) {
-            match run {
-                [(first, _), .., (last, _)] if run.len() >= RUN => {
-                    let mut old = run.iter().map(|(id, _)| id).peekable();
-                    self.table.retain_in::<&Id, _>(first..=last, |id, _| {
-                        while old.next_if(|&old| old < id).is_some() {}
-                        old.peek() != Some(&id)
-                    })?;
-                    add(&mut self.table, run)?;
+    pub fn flush(&mut self) -> Result<(), StorageError> {
+        let mut rows: Vec<_> = self.rows.drain().collect();
+        rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        for run in rows.chunk_by(|(a, _), (b, _)| (self.near)(a.as_ref(), b.as_ref())) {
+            let mut old = run.iter().filter(|(_, now)| !matches!(now, Now::New(_))).map(|(key, _)| key);
+            if run.len() < RUN {
+                let gone = run.iter().filter(|(_, now)| now.value().is_none());
+                for (key, _) in gone {
+                    self.table.remove(K::from_bytes(key.as_ref()))?;
                 }
-                run => run.iter().try_for_each(|(id, value)| match value {
-                    Some(value) => self.table.insert(id, value.as_ref()).map(drop),
-                    None => self.table.remove(id).map(drop),
-                })?,
+            } else if let Some(first) = old.clone().next() {
+                let last = old.clone().next_back().unwrap_or(first);
+                let range = K::from_bytes(first.as_ref())..=K::from_bytes(last.as_ref());
+                let mut next = old.next();
+                self.table.retain_in::<K::SelfType<'_>, _>(range, |key, _| {
+                    let key = K::as_bytes(&key);
+                    while next.is_some_and(|next| next.as_ref() < key.as_ref()) {
+                        next = old.next();
+                    }
+                    next.is_none_or(|next| next.as_ref() != key.as_ref())
+                })?;
             }
+            put_all(&mut self.table, run.iter().filter_map(|(key, now)| Some((key, now.value()?))))?;
         }
         Ok(())
     }
@@ -69,42 +148,24 @@ impl<'t> Layer<'t> {
     }
 }
 
-/// Adds a run's values, of which the table has none.
-fn add(table: &mut Table<'_, &Id, &[u8]>, run: &[(Id, Option<Bytes>)]) -> Result<(), StorageError> {
-    let mut new = run.iter().filter_map(|(id, value)| Some((id, value.as_deref()?))).peekable();
-    while let Some((first, value)) = new.next() {
-        table.insert(first, value)?;
-        // Others that lie between end a stretch, and so do many bytes: they are gathered in a buffer
-        // whose growth costs more than another stretch.
-        let mut cursor = table.lower_bound_mut(Bound::Excluded(first))?;
-        let mut bytes = 0;
-        while let Some((id, value)) = new.peek()
-            && bytes < STRETCH
-        {
-            bytes += value.len();
-            match cursor.insert_before(*id, *value) {
-                Ok(()) => drop(new.next()),
-                Err(CursorError::Storage(error)) => return Err(error),
-                Err(_) => break,
-            }
-        }
-        cursor.close()?;
-    }
-    Ok(())
-}
-
-/// Whether few others can be between two ids: their first 8 bytes end in milliseconds.
-fn near(a: &Id, b: &Id) -> bool {
-    let ms = |id: &Id| u128::from_be_bytes(*id) >> 64;
-    ms(b).saturating_sub(ms(a)) <= 2
+fn put<V>(now: &mut Now<V>, value: V) {
+    *now = match now {
+        Now::New(_) => Now::New(value),
+        Now::Is(_) | Now::Gone => Now::Is(value),
+    };
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
     use redb::{TableDefinition, backends::InMemoryBackend};
 
     use super::*;
+    use crate::queue::disk_field::near;
 
+    type Id = [u8; 16];
     const TABLE: TableDefinition<&Id, &[u8]> = TableDefinition::new("table");
 
     /// Sorts by its number, some of which lie close together.
@@ -116,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_group_changed_is_read_at_once_and_stands_in_the_table_afterwards() {
+    fn what_has_changed_is_read_at_once_and_stands_in_the_table_afterwards() {
         let database = redb::Builder::new().create_with_backend(InMemoryBackend::new()).unwrap();
         let mut wanted: BTreeMap<Id, Bytes> = BTreeMap::new();
         let mut chance = 1_u64;
@@ -126,7 +187,7 @@ mod tests {
         };
         for group in 0..60 {
             let txn = database.begin_write().unwrap();
-            let mut layer = Layer::new(txn.open_table(TABLE).unwrap());
+            let mut layer = Layer::open(&txn, 1, TABLE, &Changes::new(), near).unwrap();
             let (from, count) = (next(2_000), next(400));
             for _ in 0..count {
                 let id = id(from + next(300));
@@ -135,13 +196,16 @@ mod tests {
                     wanted.remove(&id);
                 } else {
                     let value = Bytes::from(vec![group as u8; next(1_500) as usize]);
-                    layer.insert(id, value.clone());
-                    wanted.insert(id, value);
+                    if wanted.insert(id, value.clone()).is_none() && next(4) > 0 {
+                        layer.add(id, value);
+                    } else {
+                        layer.put(id, value);
+                    }
                 }
-                let read = layer.read(id, Bytes::copy_from_slice).unwrap();
+                let read = layer.read(&id, Bytes::copy_from_slice).unwrap();
                 assert_eq!(read.as_ref(), wanted.get(&id));
             }
-            layer.write().unwrap();
+            layer.flush().unwrap();
             let all = layer.table.iter().unwrap().map(|entry| {
                 let (id, value) = entry.unwrap();
                 (*id.value(), Bytes::copy_from_slice(value.value()))
@@ -151,5 +215,29 @@ mod tests {
             txn.commit().unwrap();
         }
         assert!(wanted.len() > 500, "{}", wanted.len());
+    }
+
+    #[test]
+    fn changes_made_again_come_to_the_same_whatever_of_them_the_table_has() {
+        let changes = Changes::new();
+        let database = redb::Builder::new().create_with_backend(InMemoryBackend::new()).unwrap();
+        let txn = database.begin_write().unwrap();
+        let mut layer = Layer::open(&txn, 1, TABLE, &changes, near).unwrap();
+        for number in 0..9 {
+            layer.add(id(number), Bytes::from_static(b"first"));
+        }
+        layer.remove(id(1));
+        layer.flush().unwrap();
+        layer.put(id(2), Bytes::from_static(b"second"));
+        layer.remove(id(3));
+        let record = changes.record(|record| record[super::super::disk_journal::HEADER..].to_vec());
+        // Of the second half, the table has nothing yet.
+        for change in super::super::disk_changes::read(&record) {
+            layer.replay(&change.unwrap()).unwrap();
+        }
+        layer.flush().unwrap();
+        let all: Vec<_> = layer.table.iter().unwrap().map(|entry| *entry.unwrap().0.value()).collect();
+        assert_eq!(all, [0, 2, 4, 6, 8, 5, 7].map(id));
+        assert_eq!(layer.read(&id(2), <[u8]>::to_vec).unwrap().unwrap(), b"second");
     }
 }

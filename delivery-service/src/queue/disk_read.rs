@@ -1,106 +1,21 @@
-//! The embedded queue's verbs that only read: each from one snapshot, off the async threads.
+//! What callers read of the embedded queue: each from one snapshot, off the async threads.
 
 use std::collections::BinaryHeap;
 
 use bytes::Bytes;
-use common::{
-    clock::Time,
-    ids::{DeliveryId, WebhookId},
-};
+use common::ids::{DeliveryId, WebhookId};
 use redb::{ReadOnlyTable, ReadTransaction};
 
 use super::{
-    Found, LaneGrant, Lease, Listed, Page, PageLimit, Query, QueueError, Waiting,
+    Found, Listed, Query, QueueError,
     disk_tables::{
-        ACCOUNTS, BODIES, ENDED, FAILED, FRESH, HEADS, LANES, Mark, PARKED, RETRYING, Row, SCHEDULED,
-        STOPPED, account_key, at, due_of, first16, place_of, places, schedule,
+        ACCOUNTS, BODIES, ENDED, FAILED, FRESH, HEADS, Mark, RETRYING, account_key, at, first16, place_of,
     },
 };
 use crate::delivery::{Head, Place, State};
 
 /// Heads that one page of a list looks at.
 const LOOKED_AT: usize = 2_000;
-
-/// What a holder gets of a lane that it has just been leased.
-pub(super) fn grant(
-    txn: &ReadTransaction,
-    lease: Lease,
-    limit: PageLimit,
-    now: Time,
-) -> Result<LaneGrant, QueueError> {
-    let lane = lease.webhook_id;
-    let row = Row::read(&txn.open_table(LANES)?, lane)?.unwrap_or_default();
-    let until = txn.open_table(STOPPED)?.get(&lane.bytes())?.map(|until| until.value());
-    let held = until.filter(|&until| until != PARKED).map(|until| now.until(Time(until)));
-    Ok(LaneGrant {
-        lane: lease,
-        license_code: row.license_code,
-        held: held.unwrap_or_default(),
-        memo: row.memo,
-        page: page(txn, lane, Place(0), 0, limit, now)?,
-    })
-}
-
-pub(super) fn page(
-    txn: &ReadTransaction,
-    lane: WebhookId,
-    after: Place,
-    known_scheduled: usize,
-    limit: PageLimit,
-    now: Time,
-) -> Result<Page, QueueError> {
-    let (heads, bodies) = (txn.open_table(HEADS)?, txn.open_table(BODIES)?);
-    let mut page = Page { read_to: after, ..Page::default() };
-    let mut bytes = 0;
-    // What the holder already has comes again, and must not take the place of what it does not have.
-    let most = limit.deliveries.max(1).saturating_add(known_scheduled);
-    let has_room = |page: &Page, bytes: usize| {
-        page.deliveries.len() < most && (page.deliveries.len() <= known_scheduled || bytes < limit.bytes)
-    };
-    let (from, to) = schedule(lane);
-    for entry in txn.open_table(SCHEDULED)?.range::<&[u8; 32]>(&from..=&to)? {
-        let (key, id) = entry?;
-        let due = due_of(key.value());
-        if due > now.0 && !limit.early {
-            page.next_scheduled = Some(now.until(Time(due)));
-            break;
-        }
-        if !has_room(&page, bytes) {
-            page.more = true;
-            return Ok(page);
-        }
-        let waiting = waiting(&heads, &bodies, id.value(), true)?;
-        bytes += waiting.body.len();
-        page.deliveries.push(waiting);
-    }
-    // Known ones that have been settled meanwhile leave no room for more fresh ones than asked for.
-    let most = limit.deliveries.max(1) + page.deliveries.len().min(known_scheduled);
-    let (from, to) = places(lane, Place(after.0.saturating_add(1)));
-    for entry in txn.open_table(FRESH)?.range::<&[u8; 24]>(&from..=&to)? {
-        let (key, id) = entry?;
-        if page.deliveries.len() >= most || !has_room(&page, bytes) {
-            page.more = true;
-            return Ok(page);
-        }
-        let waiting = waiting(&heads, &bodies, id.value(), false)?;
-        bytes += waiting.body.len();
-        page.deliveries.push(waiting);
-        page.read_to = place_of(key.value());
-    }
-    // Nothing fresh is beyond: all that the lane ever had is known.
-    let last = Row::read(&txn.open_table(LANES)?, lane)?.map_or(0, |row| row.last_place);
-    page.read_to = page.read_to.max(Place(last));
-    Ok(page)
-}
-
-type ById = ReadOnlyTable<&'static [u8; 16], &'static [u8]>;
-
-fn waiting(heads: &ById, bodies: &ById, id: &[u8; 16], scheduled: bool) -> Result<Waiting, QueueError> {
-    let missing = || QueueError::Damaged(format!("delivery {:?} is incomplete", DeliveryId::from_bytes(*id)));
-    let (mark, head) = Mark::read_all(heads.get(id)?.ok_or_else(missing)?.value())?;
-    let body = Bytes::copy_from_slice(bodies.get(id)?.ok_or_else(missing)?.value());
-    Ok(Waiting { head, body, place: mark.place, scheduled })
-}
 
 pub(super) fn get(txn: &ReadTransaction, id: DeliveryId) -> Result<Option<Found>, QueueError> {
     let Some(value) = txn.open_table(HEADS)?.get(&id.bytes())? else { return Ok(None) };
@@ -205,10 +120,10 @@ fn lanes(txn: &ReadTransaction, query: &Query) -> Result<Vec<WebhookId>, QueueEr
     let accounts = txn.open_table(ACCOUNTS)?;
     let key = |lane| account_key(&query.license_code, lane);
     if let Some(lane) = query.webhook_id {
-        return Ok(accounts.get(key(lane.bytes()).as_slice())?.map(|_| lane).into_iter().collect());
+        return Ok(accounts.get(&*key(lane.bytes()))?.map(|_| lane).into_iter().collect());
     }
     let (first, last) = (key([0; 16]), key([255; 16]));
-    let lanes = accounts.range::<&[u8]>(first.as_slice()..=last.as_slice())?.map(|entry| {
+    let lanes = accounts.range::<&[u8]>(&*first..=&*last)?.map(|entry| {
         let (key, _) = entry?;
         let key = key.value();
         Ok(WebhookId::from_bytes(first16(&key[key.len().saturating_sub(16)..])))

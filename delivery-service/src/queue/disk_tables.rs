@@ -6,9 +6,16 @@ use common::{
     ids::{DeliveryId, WebhookId},
 };
 use prost::Message;
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction};
 
-use super::{QueueError, disk_layer::Layer};
+use super::{
+    QueueError,
+    disk_changes::{Change, Changes},
+    disk_field::{near, one_lane},
+    disk_lane_rows::LaneRows,
+    disk_layer::Layer,
+    disk_ordered::Ordered,
+};
 use crate::delivery::{Head, Place};
 
 pub(super) type ById<V> = TableDefinition<'static, &'static [u8; 16], V>;
@@ -35,40 +42,82 @@ pub(super) const PARKED: i64 = i64::MAX;
 /// In `SCHEDULED`: asked for by a caller, so before all that have a time.
 pub(super) const ASKED: i64 = 0;
 
-/// All tables, open for writing.
+/// All tables, open for writing, with what has changed in them since the last flush. Each has a number in
+/// the journal.
 pub(super) struct Tables<'t> {
-    pub heads: Layer<'t>,
-    pub bodies: Layer<'t>,
-    pub fresh: Table<'t, &'static [u8; 24], &'static [u8; 16]>,
-    pub retrying: Table<'t, &'static [u8; 24], &'static [u8; 16]>,
-    pub scheduled: Table<'t, &'static [u8; 32], &'static [u8; 16]>,
-    pub ended: Table<'t, &'static [u8; 24], &'static [u8; 24]>,
-    pub failed: Table<'t, &'static [u8; 24], &'static [u8; 24]>,
-    pub events: Table<'t, &'static [u8], &'static [u8; 24]>,
-    pub expiries: Table<'t, &'static [u8; 16], &'static [u8]>,
-    pub lanes: Table<'t, &'static [u8; 16], &'static [u8]>,
-    pub stopped: Table<'t, &'static [u8; 16], i64>,
-    pub bulk: Table<'t, &'static [u8; 16], &'static [u8; 16]>,
-    pub accounts: Table<'t, &'static [u8], ()>,
+    pub heads: Layer<'t, &'static [u8; 16], &'static [u8]>,
+    pub bodies: Layer<'t, &'static [u8; 16], &'static [u8]>,
+    pub events: Layer<'t, &'static [u8], &'static [u8; 24]>,
+    pub lanes: LaneRows<'t>,
+    pub fresh: Ordered<'t, &'static [u8; 24], &'static [u8; 16]>,
+    pub retrying: Ordered<'t, &'static [u8; 24], &'static [u8; 16]>,
+    pub scheduled: Ordered<'t, &'static [u8; 32], &'static [u8; 16]>,
+    pub ended: Ordered<'t, &'static [u8; 24], &'static [u8; 24]>,
+    pub failed: Ordered<'t, &'static [u8; 24], &'static [u8; 24]>,
+    pub expiries: Ordered<'t, &'static [u8; 16], &'static [u8]>,
+    pub stopped: Ordered<'t, &'static [u8; 16], i64>,
+    pub bulk: Ordered<'t, &'static [u8; 16], &'static [u8; 16]>,
+    pub accounts: Ordered<'t, &'static [u8], ()>,
 }
 
 impl<'t> Tables<'t> {
-    pub fn open(txn: &'t WriteTransaction) -> Result<Self, TableError> {
+    /// What the verbs change in them goes to `changes` too.
+    pub fn open(txn: &'t WriteTransaction, changes: &Changes) -> Result<Self, TableError> {
         Ok(Self {
-            heads: Layer::new(txn.open_table(HEADS)?),
-            bodies: Layer::new(txn.open_table(BODIES)?),
-            fresh: txn.open_table(FRESH)?,
-            retrying: txn.open_table(RETRYING)?,
-            scheduled: txn.open_table(SCHEDULED)?,
-            ended: txn.open_table(ENDED)?,
-            failed: txn.open_table(FAILED)?,
-            events: txn.open_table(EVENTS)?,
-            expiries: txn.open_table(EXPIRIES)?,
-            lanes: txn.open_table(LANES)?,
-            stopped: txn.open_table(STOPPED)?,
-            bulk: txn.open_table(BULK)?,
-            accounts: txn.open_table(ACCOUNTS)?,
+            heads: Layer::open(txn, 1, HEADS, changes, near)?,
+            bodies: Layer::open(txn, 2, BODIES, changes, near)?,
+            events: Layer::open(txn, 3, EVENTS, changes, one_lane)?,
+            lanes: LaneRows::open(txn, 4, changes)?,
+            fresh: Ordered::open(txn, 5, FRESH, changes)?.once(),
+            retrying: Ordered::open(txn, 6, RETRYING, changes)?.once(),
+            scheduled: Ordered::open(txn, 7, SCHEDULED, changes)?.once(),
+            ended: Ordered::open(txn, 8, ENDED, changes)?.once(),
+            failed: Ordered::open(txn, 9, FAILED, changes)?.once(),
+            expiries: Ordered::open(txn, 10, EXPIRIES, changes)?.once(),
+            stopped: Ordered::open(txn, 11, STOPPED, changes)?,
+            bulk: Ordered::open(txn, 12, BULK, changes)?,
+            accounts: Ordered::open(txn, 13, ACCOUNTS, changes)?,
         })
+    }
+
+    /// Makes a change again that the journal has.
+    pub fn replay(&mut self, change: &Change<'_>) -> Result<(), QueueError> {
+        let (Change::Put(table, ..) | Change::Remove(table, _) | Change::RemoveRange(table, ..)) = *change;
+        match table {
+            1 => self.heads.replay(change),
+            2 => self.bodies.replay(change),
+            3 => self.events.replay(change),
+            4 => self.lanes.replay(change),
+            5 => self.fresh.replay(change),
+            6 => self.retrying.replay(change),
+            7 => self.scheduled.replay(change),
+            8 => self.ended.replay(change),
+            9 => self.failed.replay(change),
+            10 => self.expiries.replay(change),
+            11 => self.stopped.replay(change),
+            12 => self.bulk.replay(change),
+            13 => self.accounts.replay(change),
+            _ => Err(QueueError::Damaged(format!("a record of the journal names table {table}"))),
+        }
+    }
+
+    /// Writes into the tables what has changed.
+    pub fn flush(&mut self) -> Result<(), StorageError> {
+        self.heads.flush()?;
+        self.bodies.flush()?;
+        self.events.flush()?;
+        self.lanes.flush()?;
+        for lists in [&mut self.fresh, &mut self.retrying] {
+            lists.flush()?;
+        }
+        self.scheduled.flush()?;
+        for history in [&mut self.ended, &mut self.failed] {
+            history.flush()?;
+        }
+        self.expiries.flush()?;
+        self.stopped.flush()?;
+        self.bulk.flush()?;
+        self.accounts.flush()
     }
 }
 
@@ -90,6 +139,11 @@ pub(super) struct Row {
     pub failed: u64,
     #[prost(bytes = "bytes", tag = "7")]
     pub memo: Bytes,
+    /// When the oldest of each history ended, at least (ms); 0: that is to be looked up.
+    #[prost(int64, tag = "8")]
+    pub oldest_ended: i64,
+    #[prost(int64, tag = "9")]
+    pub oldest_failed: i64,
 }
 
 impl Row {
@@ -219,14 +273,12 @@ pub(super) fn id_and_time(id: DeliveryId, time: Time) -> [u8; 24] {
     value
 }
 
-pub(super) fn time_of(value: &[u8; 24]) -> Time {
-    let mut time = [0; 8];
-    time.copy_from_slice(&value[16..]);
-    Time(i64::from_be_bytes(time))
+pub(super) fn time_of(value: &[u8]) -> Time {
+    Time(value.get(16..24).and_then(|b| b.try_into().ok()).map_or(0, i64::from_be_bytes))
 }
 
-pub(super) fn event_key(lane: WebhookId, event_id: &str) -> Vec<u8> {
-    [&lane.bytes(), event_id.as_bytes()].concat()
+pub(super) fn event_key(lane: WebhookId, event_id: &str) -> Bytes {
+    [&lane.bytes(), event_id.as_bytes()].concat().into()
 }
 
 pub(super) fn expiry_key(expiry: Time, n: u64) -> [u8; 16] {
@@ -237,24 +289,24 @@ pub(super) fn expiry_key(expiry: Time, n: u64) -> [u8; 16] {
 }
 
 /// A value of `EXPIRIES`: keys of events, each after its length.
-pub(super) fn pack(events: &[Vec<u8>]) -> Vec<u8> {
-    let sized = |event: &Vec<u8>| [&(event.len() as u32).to_be_bytes(), event.as_slice()].concat();
+pub(super) fn pack(events: &[Bytes]) -> Bytes {
+    let sized = |event: &Bytes| [&(event.len() as u32).to_be_bytes(), event.as_ref()].concat();
     events.iter().flat_map(sized).collect()
 }
 
-pub(super) fn unpack(mut packed: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn unpack(mut packed: &[u8]) -> Vec<Bytes> {
     let mut events = Vec::new();
     while let Some((size, rest)) = packed.split_first_chunk()
         && let Some((event, rest)) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)
     {
-        events.push(event.to_vec());
+        events.push(Bytes::copy_from_slice(event));
         packed = rest;
     }
     events
 }
 
-pub(super) fn account_key(license_code: &str, lane: [u8; 16]) -> Vec<u8> {
-    [&(license_code.len() as u32).to_be_bytes(), license_code.as_bytes(), &lane].concat()
+pub(super) fn account_key(license_code: &str, lane: [u8; 16]) -> Bytes {
+    [&(license_code.len() as u32).to_be_bytes(), license_code.as_bytes(), &lane].concat().into()
 }
 
 /// The earliest time in a lane's schedule.

@@ -7,7 +7,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -17,33 +17,44 @@ use common::{
     ids::{DeliveryId, WebhookId},
 };
 use redb::{
-    Database, ReadableTableMetadata, StorageBackend,
+    StorageBackend,
     backends::{FileBackend, InMemoryBackend},
 };
 
 use super::{
-    Fate, LaneNow, Lease, Limits, New, PageLimit, Queue, QueueError, Release, Settle, Settled, Stored,
-    disk::DiskQueue,
+    Cancel, Fate, LaneNow, Lease, Limits, New, PageLimit, Queue, QueueError, Release, Settle, Settled,
+    Stored,
+    disk::{DiskQueue, FILE, JOURNAL},
+    disk_changes::Changes,
+    disk_file::Files,
     disk_group::Group,
     disk_lanes::{LEASE, Lane, Lanes},
     disk_tables::Tables,
-    disk_writer::FILE,
 };
 use crate::delivery::{Fault, Head, Place, State};
 
-const NOW: Time = Time(1_800_000_000_000);
-const PAGE: PageLimit = PageLimit { deliveries: 10, bytes: 1 << 20, early: false };
+pub(super) const NOW: Time = Time(1_800_000_000_000);
+pub(super) const PAGE: PageLimit = PageLimit { deliveries: 10, bytes: 1 << 20, early: false };
+
+/// Which of the two files fails.
+pub(super) const THE_FILE: u8 = 1;
+pub(super) const THE_JOURNAL: u8 = 2;
+/// It fails as it is flushed to the disk, rather than when it is written.
+pub(super) const AT_FLUSH: u8 = 4;
 
 /// A file that fails when it is told to.
 #[derive(Debug)]
 struct Faulty {
     file: FileBackend,
-    fails: Arc<AtomicBool>,
+    is: u8,
+    fails: Arc<AtomicU8>,
 }
 
 impl Faulty {
-    fn check(&self) -> io::Result<()> {
-        if self.fails.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    fn check(&self, at: u8) -> io::Result<()> {
+        let fails = self.fails.load(Ordering::Relaxed);
+        let is_hit = fails & self.is > 0 && fails & AT_FLUSH == at;
+        if is_hit { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }
 
@@ -57,17 +68,17 @@ impl StorageBackend for Faulty {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check()?;
+        self.check(0)?;
         self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.check()?;
+        self.check(AT_FLUSH)?;
         self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check()?;
+        self.check(0)?;
         self.file.write(offset, data)
     }
 
@@ -76,29 +87,38 @@ impl StorageBackend for Faulty {
     }
 }
 
-fn faulty(folder: &Path, fails: &Arc<AtomicBool>) -> Result<Database, QueueError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(folder.join(FILE))
-        .unwrap();
-    let file = Faulty { file: FileBackend::new(file).unwrap(), fails: Arc::clone(fails) };
-    redb::Builder::new().create_with_backend(file).map_err(|error| QueueError::Unavailable(error.to_string()))
+fn faulty(folder: &Path, fails: &Arc<AtomicU8>) -> Result<Files, QueueError> {
+    let [file, journal] = [(FILE, THE_FILE), (JOURNAL, THE_JOURNAL)].map(|(file, is)| {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(folder.join(file));
+        Faulty { file: FileBackend::new(file.unwrap()).unwrap(), is, fails: Arc::clone(fails) }
+    });
+    let database = redb::Builder::new().create_with_backend(file);
+    Ok((database.map_err(|error| QueueError::Unavailable(error.to_string()))?, Box::new(journal)))
 }
 
-fn lane(number: u128) -> WebhookId {
+/// A queue on files that fail as they are told to.
+pub(super) fn open_faulty(folder: &Path, fails: &Arc<AtomicU8>) -> Arc<DiskQueue> {
+    let (at, switch) = (folder.to_owned(), Arc::clone(fails));
+    let opens = Box::new(move || faulty(&at, &switch));
+    DiskQueue::open_with(folder, Clock::by_hand(NOW), Limits::default(), 0, opens).unwrap()
+}
+
+pub(super) fn lane(number: u128) -> WebhookId {
     WebhookId::new(1, number)
 }
 
-fn new(lane: WebhookId, number: u64) -> Arc<Vec<New>> {
+pub(super) fn new(lane: WebhookId, number: u64) -> Arc<Vec<New>> {
     let mut head = Head::new(DeliveryId::new(0, 1, number), lane);
     (head.license_code, head.event_id) = ("acme".into(), format!("event {number}"));
     Arc::new(vec![New { head, body: "body".into(), dedupe: true, failed: None }])
 }
 
-async fn put(queue: &DiskQueue, lane: WebhookId, number: u64) -> Result<(Place, LaneNow), QueueError> {
+pub(super) async fn put(
+    queue: &DiskQueue,
+    lane: WebhookId,
+    number: u64,
+) -> Result<(Place, LaneNow), QueueError> {
     match queue.enqueue(new(lane, number)).await.remove(0)? {
         Stored::New { place, lane, .. } => Ok((place, lane)),
         other => panic!("{other:?}"),
@@ -106,7 +126,7 @@ async fn put(queue: &DiskQueue, lane: WebhookId, number: u64) -> Result<(Place, 
 }
 
 /// Settles deliveries as succeeded and gives the lane back.
-fn succeed(lane: Lease, numbers: &[(u64, Place)]) -> Arc<Vec<Settle>> {
+pub(super) fn succeed(lane: Lease, numbers: &[(u64, Place)]) -> Arc<Vec<Settle>> {
     let settled = numbers.iter().map(|&(number, place)| {
         let mut head = Head::new(DeliveryId::new(0, 1, number), lane.webhook_id);
         head.end(State::Succeeded, Fault::None, NOW);
@@ -119,18 +139,15 @@ fn succeed(lane: Lease, numbers: &[(u64, Place)]) -> Arc<Vec<Settle>> {
 #[tokio::test]
 async fn a_disk_that_fails_loses_nothing_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
-    let fails = Arc::new(AtomicBool::new(false));
-    let (at, switch) = (folder.path().to_owned(), Arc::clone(&fails));
-    let opens = Box::new(move || faulty(&at, &switch));
-    let queue =
-        DiskQueue::open_with(folder.path(), Clock::by_hand(NOW), Limits::default(), 0, opens).unwrap();
+    let fails = Arc::new(AtomicU8::new(0));
+    let queue = open_faulty(folder.path(), &fails);
     let (place, LaneNow::Mine { fence, .. }) = put(&queue, lane(1), 1).await.unwrap() else { panic!("free") };
     let lease = Lease { webhook_id: lane(1), fence };
 
-    fails.store(true, Ordering::Relaxed);
+    fails.store(THE_FILE | THE_JOURNAL, Ordering::Relaxed);
     assert!(matches!(put(&queue, lane(2), 2).await, Err(QueueError::Unavailable(_))));
     assert!(matches!(queue.ping().await, Err(QueueError::Unavailable(_))));
-    fails.store(false, Ordering::Relaxed);
+    fails.store(0, Ordering::Relaxed);
 
     // It was answered that it may have been stored.
     let again = queue.enqueue(new(lane(2), 2)).await.remove(0).unwrap();
@@ -187,9 +204,11 @@ fn a_sweep_forgets_what_is_old_in_idle_lanes() {
     let (mut lanes, limits) = (Lanes::new(0, Duration::ZERO), Limits::default());
     let mut at = |now, work: &mut dyn FnMut(&mut Group<'_, '_>)| {
         let txn = database.begin_write().unwrap();
-        let mut group = Group::new(Tables::open(&txn).unwrap(), &mut lanes, &limits, now);
+        let mut tables = Tables::open(&txn, &Changes::new()).unwrap();
+        let mut group = Group { tables: &mut tables, lanes: &mut lanes, limits: &limits, now };
         work(&mut group);
-        group.finish().unwrap();
+        group.flush().unwrap();
+        drop(tables);
         txn.commit().unwrap();
     };
     at(NOW, &mut |group| {
@@ -199,10 +218,11 @@ fn a_sweep_forgets_what_is_old_in_idle_lanes() {
             group.enqueue(&new).unwrap();
         }
     });
-    at(NOW, &mut |group| assert_eq!(group.sweep([0; 16]).unwrap(), ([0; 16], false), "nothing is old"));
-    at(NOW + limits.failed_age, &mut |group| {
-        assert_eq!(group.sweep([0; 16]).unwrap(), ([0; 16], true));
+    at(NOW, &mut |group| {
+        assert_eq!(group.sweep([0; 16]).unwrap(), [0; 16]);
+        assert_eq!(group.tables.heads.len().unwrap(), 3, "nothing is old");
     });
+    at(NOW + limits.failed_age, &mut |group| assert_eq!(group.sweep([0; 16]).unwrap(), [0; 16]));
     at(NOW + limits.failed_age, &mut |group| {
         let tables = &group.tables;
         let left = [&tables.heads, &tables.bodies].map(|table| table.len().unwrap());
@@ -210,6 +230,20 @@ fn a_sweep_forgets_what_is_old_in_idle_lanes() {
         assert_eq!((tables.accounts.len().unwrap(), tables.failed.len().unwrap()), (1, 0));
         assert_eq!((tables.events.len().unwrap(), tables.expiries.len().unwrap()), (0, 0));
     });
+}
+
+#[test]
+fn withdrawing_nothing_keeps_what_the_group_did_before() {
+    let database = redb::Builder::new().create_with_backend(InMemoryBackend::new()).unwrap();
+    let (mut lanes, limits) = (Lanes::new(0, Duration::ZERO), Limits::default());
+    let txn = database.begin_write().unwrap();
+    let mut tables = Tables::open(&txn, &Changes::new()).unwrap();
+    let mut group = Group { tables: &mut tables, lanes: &mut lanes, limits: &limits, now: NOW };
+    let Stored::New { place, .. } = group.enqueue(&new(lane(1), 1)[0]).unwrap() else { panic!("it is new") };
+    let unknown = Cancel::These(vec![DeliveryId::new(0, 1, 9)]);
+    assert!(group.cancel(lane(1), &unknown).unwrap().deliveries.is_empty());
+    let row = group.tables.lanes.get(lane(1)).unwrap();
+    assert_eq!((row.open, row.last_place), (1, place.0));
 }
 
 #[test]

@@ -16,15 +16,24 @@ mod bulk;
 pub mod counted;
 pub mod disk;
 mod disk_bulk;
+mod disk_changes;
+#[cfg(test)]
+mod disk_crash_tests;
+mod disk_field;
+mod disk_file;
 mod disk_group;
 mod disk_history;
+mod disk_journal;
+mod disk_lane_rows;
 mod disk_lanes;
 mod disk_layer;
+mod disk_ordered;
+mod disk_page;
 mod disk_read;
-mod disk_scan;
 mod disk_tables;
 #[cfg(test)]
 mod disk_tests;
+mod disk_work;
 mod disk_writer;
 pub mod group;
 mod limits;

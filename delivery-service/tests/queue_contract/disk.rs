@@ -1,5 +1,5 @@
-//! The embedded backend, with a clock by hand. A crash is a copy of its file as the disk has it,
-//! without the goodbye of the process that wrote it.
+//! The embedded backend, with a clock by hand. A crash is a copy of its files as the disk has them,
+//! without the goodbye of the process that wrote them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,8 +54,10 @@ impl Backend for Disk {
 
     async fn crash(&self, queue: Arc<dyn Queue>) -> Arc<dyn Queue> {
         let copy = tempfile::tempdir_in(self.folder.lock().path().parent().unwrap()).unwrap();
-        let file = |folder: &TempDir| folder.path().join("queue.redb");
-        std::fs::copy(file(&self.folder.lock()), file(&copy)).unwrap();
+        // The journal first: what a checkpoint takes out of it meanwhile is in the file.
+        for file in ["queue.journal", "queue.redb"] {
+            std::fs::copy(self.folder.lock().path().join(file), copy.path().join(file)).unwrap();
+        }
         drop(queue);
         *self.folder.lock() = copy;
         self.open_here()
