@@ -195,7 +195,13 @@ impl Engine {
             Err(error) => self.store_failed(&error.clone()),
             Ok(_) => self.feed(usize::MAX),
         }
-        for (lease, result) in self.settling.answered(settlement, now) {
+        let all = self.settling.answered(settlement, now);
+        if self.left_behind {
+            self.left_behind = self.settling.is_releasing();
+            self.next_claim = now;
+            self.claim_again = self.claiming;
+        }
+        for (lease, result) in all {
             let id = lease.webhook_id;
             if self.lanes.get(&id).is_none_or(|held| held.lane.lease != lease) {
                 continue;

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::{
     calls::{HEARTBEAT, Reply},
     circuit::Moment,
     gate::Gate,
+    held::Held,
     lane::Lane,
     lease::LeaseClock,
     room::{Lateness, Room},
@@ -30,6 +31,8 @@ use super::{
 };
 use crate::queue::{Lanes as Which, Lease};
 
+/// A delivery that comes so long after the one before it is not expected to be followed by another soon.
+const LONE: Duration = Duration::from_secs(1);
 /// Inputs taken in one go.
 const GULP: usize = 256;
 
@@ -46,33 +49,6 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     Engine::new(parts, statuses, behind).run(inputs, stop).await;
-}
-
-/// A lane with what the loop keeps beside it.
-pub(super) struct Held {
-    pub lane: Lane,
-    pub gate: Gate,
-    /// As the store has it.
-    pub memo: Bytes,
-    pub ready: bool,
-    /// Whether it waits for the process to have room.
-    pub starved: bool,
-    pub timer: Option<Instant>,
-    pub idle_since: Option<Instant>,
-    /// Its lease may be lost: nothing starts until the store has said that it is not.
-    pub unsure: bool,
-    /// The receiver is gone: nothing starts until config-service has turned the webhook off.
-    pub gone: bool,
-    /// Something that waits here was withdrawn in the store: nothing starts, and the lane is given back
-    /// to be read anew.
-    pub stale: bool,
-}
-
-impl Held {
-    /// Whether nothing is under way or unstored: the lease could be given back.
-    pub fn quiet(&self) -> bool {
-        self.gate.under_way() == 0 && self.lane.quiet()
-    }
 }
 
 pub(super) struct Engine {
@@ -102,6 +78,8 @@ pub(super) struct Engine {
     pub early: HashSet<WebhookId>,
     /// A lane became due while a claim was under way.
     pub claim_again: bool,
+    /// Something was stored in a lane that was being given back: it will be due once that is done.
+    pub left_behind: bool,
     /// No claim was answered in time: the leases are not safe.
     pub lapsed: bool,
     /// The last call to the store failed.
@@ -147,6 +125,7 @@ impl Engine {
             claiming: false,
             early: HashSet::new(),
             claim_again: false,
+            left_behind: false,
             lapsed: false,
             store_away: false,
             wakes: VecDeque::new(),
@@ -244,8 +223,12 @@ impl Engine {
         let lease = Lease { webhook_id, fence: one.fence };
         let known = self.lanes.get(&webhook_id).map(|held| held.lane.lease.fence);
         let stale = self.withdrawn.contains_key(&webhook_id);
-        // A lane that is being given back finds the delivery in the store.
-        if known.is_some_and(|fence| fence > one.fence) || self.settling.releases(webhook_id, one.fence) {
+        if known.is_some_and(|fence| fence > one.fence) {
+            return;
+        }
+        if self.settling.releases(webhook_id, one.fence) {
+            // Whoever claims the lane next finds it in the store.
+            self.left_behind = true;
             return;
         }
         if known != Some(one.fence) {
@@ -257,7 +240,10 @@ impl Engine {
             }
             self.hold(Lane::new(lease, self.manner(webhook_id), one.before), Gate::default(), Bytes::new());
             // It may have been withdrawn between being stored and being heard of.
-            self.with(webhook_id, |held| held.stale = stale);
+            let alone = one.before.time().until(one.delivery.place.time()) >= LONE;
+            self.with(webhook_id, |held| (held.stale, held.alone) = (stale, alone));
+        } else {
+            self.with(webhook_id, |held| held.alone = false);
         }
         let (used, most) = (self.memory, self.parts.limits.memory_bytes);
         self.with(webhook_id, |held| {
@@ -273,19 +259,7 @@ impl Engine {
         self.forget(id);
         self.memory += lane.bytes();
         self.entries += lane.entries();
-        let held = Held {
-            lane,
-            gate,
-            memo,
-            ready: false,
-            starved: false,
-            timer: None,
-            idle_since: None,
-            unsure: false,
-            gone: false,
-            stale: false,
-        };
-        self.lanes.insert(id, held);
+        self.lanes.insert(id, Held::new(lane, gate, memo));
     }
 
     pub(super) fn forget(&mut self, id: WebhookId) {

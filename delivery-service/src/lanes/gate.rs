@@ -140,10 +140,15 @@ impl Gate {
         self.hold_until.filter(|at| *at > now)
     }
 
+    /// Until when the pace allows nothing.
+    pub fn paced_until(&self, now: Instant) -> Option<Instant> {
+        self.next_start.filter(|at| *at > now)
+    }
+
     /// When time alone lets something that waits pass; `None` when it may now, or only an event helps.
     /// `asked`: whether something that was asked for again waits.
     pub fn wakes_at(&self, asked: bool, now: Instant) -> Option<Instant> {
-        let pace = self.next_start.filter(|at| *at > now);
+        let pace = self.paced_until(now);
         if asked { pace } else { pace.max(self.closed_until(now)) }
     }
 

@@ -248,6 +248,11 @@ impl Lane {
         each!(self, kind => kind.empty())
     }
 
+    /// Whether nothing is left but one outcome that is being stored.
+    pub fn is_spent(&self) -> bool {
+        matches!(&self.kind, Kind::Window(window) if window.is_spent())
+    }
+
     /// Whether it has to be claimed anew.
     pub fn is_stale(&self) -> bool {
         matches!(&self.kind, Kind::Ordered(ordered) if ordered.is_stale())

@@ -18,6 +18,7 @@ mod circuit;
 mod engine;
 mod forming;
 mod gate;
+mod held;
 mod lane;
 mod lease;
 mod limit;

@@ -51,6 +51,7 @@ impl Engine {
         match parcel {
             Parcel::One(delivery) if fate == Fate::Succeeded && policy.order == Order::Unordered => {
                 self.settling.success(lease, outcome(delivery));
+                self.part(id, at.now);
             }
             Parcel::One(delivery) => self.settling.outcome(lease, outcome(delivery)),
             Parcel::Batch(batch) => {

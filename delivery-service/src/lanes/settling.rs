@@ -80,16 +80,25 @@ impl Settling {
 
     /// Gives a lease back, after what is to be stored with it.
     pub fn release(&mut self, lane: Lease, release: Release, done_to: Place) {
+        self.part(lane, release, done_to);
+        self.urgent = true;
+    }
+
+    /// The same with no hurry: nothing is expected in the lane soon.
+    pub fn part(&mut self, lane: Lease, release: Release, done_to: Place) {
         let settle = self.of(lane);
         settle.release = Some(release);
         settle.done_to = done_to;
-        self.urgent = true;
         self.releasing.insert(lane.webhook_id, lane.fence);
     }
 
     /// Whether the lease with this fence is being given back.
     pub fn releases(&self, webhook_id: WebhookId, fence: u64) -> bool {
         self.releasing.get(&webhook_id).is_some_and(|releasing| *releasing >= fence)
+    }
+
+    pub fn is_releasing(&self) -> bool {
+        !self.releasing.is_empty()
     }
 
     /// Outcomes that are not stored yet, those of the present call left out.

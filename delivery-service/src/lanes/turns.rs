@@ -174,10 +174,12 @@ impl Engine {
         // While some wait for a retry of their key's, others may come and go.
         if rests && !held.lane.is_blocked() {
             let since = *held.idle_since.get_or_insert(now);
-            if now >= since + LINGER {
+            // Whoever held it next would not know its pace.
+            let until = held.gate.paced_until(now).map_or(since + LINGER, |paced| paced.max(since + LINGER));
+            if now >= until {
                 return self.give_back(id, None);
             }
-            timer = [timer, Some(since + LINGER)].into_iter().flatten().min();
+            timer = [timer, Some(until)].into_iter().flatten().min();
         } else {
             held.idle_since = None;
         }
@@ -209,6 +211,18 @@ impl Engine {
         let (known, unread) = held.lane.known_to();
         let release = release.unwrap_or(Release::Free { known, unread });
         self.settling.release(held.lane.lease, release, held.lane.done_to(std::iter::empty()));
+        self.forget(id);
+    }
+
+    /// Gives a lane back with the outcome of the one delivery that it was held for.
+    pub(super) fn part(&mut self, id: WebhookId, now: Instant) {
+        if self.draining || self.lanes.get(&id).is_none_or(|held| !held.is_spent(now)) {
+            return;
+        }
+        self.remember(id);
+        let Some(held) = self.lanes.get(&id) else { return };
+        let (known, unread) = held.lane.known_to();
+        self.settling.part(held.lane.lease, Release::Free { known, unread }, known);
         self.forget(id);
     }
 

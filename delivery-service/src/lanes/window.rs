@@ -213,6 +213,15 @@ impl Window {
         !self.reading && stored
     }
 
+    /// Whether nothing is left but one outcome that is being stored.
+    pub fn is_spent(&self) -> bool {
+        self.empty()
+            && !self.reading
+            && self.known.is_empty()
+            && self.next_scheduled.is_none()
+            && self.open.len() == 1
+    }
+
     /// Whether nothing could start without news from outside, for now.
     pub fn empty(&self) -> bool {
         self.fresh.is_empty() && self.due.is_empty() && !self.unread

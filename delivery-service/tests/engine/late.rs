@@ -4,10 +4,10 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -21,12 +21,13 @@ use delivery_service::{
     queue::{
         self, Bulk, Cancel, Cancelled, Claimed, Found, LaneNow, Lanes, Lease, LeaseLost, Listed, New, Page,
         PageLimit, Query, Queue, QueueError, Release, Retried, Scan, Settle, Slice, Standing, Stored,
-        Waiting, disk::DiskQueue,
+        Waiting, disk::DiskQueue, group::Group,
     },
 };
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-use crate::{PATIENCE, Running, account, event, receiver::Receiver, start};
+use crate::{PATIENCE, Running, account, engine, event, receiver::Receiver, route, start};
 
 /// How much later an answer comes than what it waits for: the engine has heard of that by then.
 const LATER: Duration = Duration::from_millis(100);
@@ -42,6 +43,8 @@ struct Late {
     claimed: Notify,
     /// Lanes of what is stored become due: nobody has them.
     leaves_due: AtomicBool,
+    /// What was settled, lane by lane: how many outcomes, and whether the lane was given back with them.
+    settled: Mutex<Vec<(usize, bool)>>,
 }
 
 #[async_trait]
@@ -80,6 +83,8 @@ impl Queue for Late {
 
     async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {
         let release = lanes.iter().any(|settle| settle.release.is_some());
+        let each = lanes.iter().map(|settle| (settle.deliveries.len(), settle.release.is_some()));
+        self.settled.lock().unwrap().extend(each);
         let settled = self.inner.settle(lanes).await;
         if release {
             self.given_back.notify_one();
@@ -184,6 +189,7 @@ impl World {
             claims_late: AtomicBool::new(false),
             claimed: Notify::new(),
             leaves_due: AtomicBool::new(false),
+            settled: Mutex::default(),
         };
         let receiver = Receiver::start().await;
         Self { disk, late: Arc::new(late), receiver, accepted: Vec::new(), _folder: folder }
@@ -252,4 +258,43 @@ async fn what_is_stored_while_its_lane_is_being_claimed_is_sent_once() {
         world.publish(&running.intake, id).await;
     }
     world.each_arrives_once(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lane_of_a_lone_delivery_is_given_back_with_its_outcome() {
+    let mut world = World::new().await;
+    let running = world.start();
+    let results = running.intake.accept(vec![event(&account(0), 1)], None).await;
+    world.accepted.extend(results[0].as_ref().unwrap().delivery_ids.iter().copied());
+    world.each_arrives_once(running).await;
+    let mut settled = world.late.settled.lock().unwrap().clone();
+    // Before its first claim is answered the engine asks whether the lease is good.
+    settled.retain(|call| *call != (0, false));
+    assert_eq!(settled, [(1, true)]);
+}
+
+/// A lane that is idle is given back after a moment; one that has a pace to keep is kept until it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pace_outlasts_a_pause_between_events() {
+    let pause = Duration::from_millis(800);
+    let world = World::new().await;
+    let mut paced = route(0, &world.receiver.url("/"));
+    paced.policy.max_rate = 1.0 / pause.as_secs_f64();
+    let stop = CancellationToken::new();
+    let (lanes, done, routes) = engine(world.disk.clone(), vec![paced], Clock::System, stop.clone());
+    let intake = Intake::new(routes, Group::start(world.disk.clone(), lanes), Clock::System, 1);
+    let mut arrivals = Vec::new();
+    for id in 0..3 {
+        // Time is what this is about: long enough for the lane to be given back if it were not paced.
+        tokio::time::sleep(pause / 2).await;
+        assert!(intake.accept(vec![event(&account(0), id)], None).await[0].is_ok());
+        tokio::time::timeout(PATIENCE, world.receiver.next()).await.expect("it should arrive");
+        arrivals.push(Instant::now());
+    }
+    for pair in arrivals.windows(2) {
+        let apart = pair[1] - pair[0];
+        assert!(apart > pause * 9 / 10, "{apart:?} apart");
+    }
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, done).await.expect("the engine should stop").unwrap();
 }
