@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::{
     LaneNow, Lease, New, Place, QueueError, Stored,
     redis::{RedisQueue, millis},
-    redis_call::{Answer, TIMEOUT, command, damaged, number},
+    redis_call::{Answer, TIMEOUT, command, commands, damaged, number},
     redis_record as record,
 };
 use crate::delivery::Fault;
@@ -224,15 +224,15 @@ impl RedisQueue {
 
     /// Notes lanes with their accounts, before anything of them is stored.
     async fn register(&self, lanes: &HashMap<String, Vec<WebhookId>>) -> Result<(), QueueError> {
-        let adding = lanes.iter().map(|(license_code, lanes)| async move {
+        let adding = lanes.iter().map(|(license_code, lanes)| {
             let mut add = cmd("SADD");
             add.arg(self.account_key(license_code));
             for lane in lanes {
                 add.arg(&lane.bytes());
             }
-            command(&self.connection, &add).await
+            add
         });
-        join_all(adding).await.into_iter().collect::<Result<Vec<Value>, _>>()?;
+        commands(&self.connection, adding.collect()).await?;
         let mut known = self.accounts.0.lock();
         if known.len() > ACCOUNTS_KNOWN {
             known.clear();

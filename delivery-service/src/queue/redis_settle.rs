@@ -110,7 +110,9 @@ impl RedisQueue {
             call.arg(&settle.lane.webhook_id.bytes()).arg(header(settle, bytes, others.clone().count()));
             call.arg(ended.clone().flat_map(entry).collect::<Vec<u8>>());
             for settled in ended {
-                call.arg(&settled.head.id().bytes());
+                let member: Vec<u8> =
+                    settle.lane.webhook_id.bytes().into_iter().chain(entry(settled)).collect();
+                call.arg(member);
                 call.arg(record::ended(&settled.head, settled.place));
             }
             for settled in others {

@@ -1,39 +1,55 @@
 -- Stores what became of deliveries, and gives leases back. ARGV[3…]: kept ended and failed, their ages (ms);
--- then for each lane: id, HEADER (fence, done to, how it is given back: a letter, the last place known, hold ms, bytes
--- of the bodies that end, how many failed or are retried) and, when there is one, "m" and its memo; those that
--- ended as history has them (place and id), and for each: id, record; those that failed or are retried, for each:
--- id, ms until then or "" for failed, renewals, head; with "b": joins a batch, and what makes its head
--- say so. Answers for each lane 1, 0 when its lease is lost, or an error's text.
+-- then for each lane, each once: id, HEADER (fence, done to, how it is given back: a letter, the last place known,
+-- hold ms, bytes of the bodies that end, how many failed or are retried) and, when there is one, "m" and its memo;
+-- those that ended as history has them (place and id), and for each: how it stands among the open ones (lane, place,
+-- id), and its record; those that failed or are retried, for each: id, ms until then or "" for failed, renewals,
+-- head; with "b": joins a batch, and what makes its head say so. Answers for each lane 1, 0 when its lease is lost,
+-- or an error's text.
 local HEADER, HEADER_SIZE = '>I8I8BI8I8I8I4', 45
 -- How a lane is given back: not, when it has something to do, at once, after a hold, when it is woken.
 local KEPT, FREE, UNREAD, HOLD, PARK = string.byte('kfuhp', 1, 5)
 local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
 local ended_age, failed_age = tonumber(ARGV[5]), tonumber(ARGV[6])
-local freed, waiting, news = {}, {}, {}
+local freed, waiting, news, aged, woken = {}, {}, {}, {}, {}
 -- What is written for all lanes together.
 local records, dropped, changed, history = {}, {}, {}, {}
 
 -- The ids and members of a lane's ended ones behind those in the lists, and their records.
-local function gather(lane, at, ended, ids, members, its_records)
-  local i, entries, d, r = at + 3, ARGV[at + 2], #ids, #its_records
-  for k = 1, ended do
-    local id = ARGV[i]
-    ids[d + k], members[d + k] = id, lane .. string.sub(entries, k * ENTRY - ENTRY + 1, k * ENTRY)
+local function gather(at, ended, ids, members, its_records)
+  local i, d, r = at + 3, #ids, #its_records
+  for k = d + 1, d + ended do
+    local entry = ARGV[i]
+    local id = id_of(entry)
+    ids[k], members[k] = id, entry
     its_records[r + 1], its_records[r + 2], r, i = id, ARGV[i + 1], r + 2, i + 2
   end
 end
 
--- What becomes of a lane that goes on and of which some have ended as they were expected to; nil of others.
-local function settled(value, at, ended)
+-- What becomes of a lane of which some have ended as they were expected to, and which goes on or is given back
+-- with nothing open; nil of others.
+local function settled(lane, value, at, ended)
   local header = ARGV[at + 1]
   local fence, done_to, release, _, _, ended_bytes, others = struct.unpack(HEADER, header)
-  if not value or #value < LANE_SIZE or #header > HEADER_SIZE or release ~= KEPT or others > 0 then return nil end
+  local goes_on = release == KEPT
+  if not value or #value < LANE_SIZE or #header > HEADER_SIZE or others > 0 then return nil end
+  if not goes_on and (release ~= FREE or woken[lane]) then return nil end
   local held, holder, last, n, bytes, done, hold, age, kept, bulk, bulk_to, late, license_size, memo_size, tail =
     struct.unpack(LANE, value)
-  if held ~= fence or holder ~= me or late == 1 then return nil end
-  local recent = #value - tail + 1 - license_size - memo_size + ended * ENTRY
-  if ended > 0 and (recent >= RECENT * ENTRY or age <= now or is_over(kept + ended, ended_kept)) then return nil end
-  return struct.pack(LANE, fence, me, last, math.max(0, n - ended), math.max(0, bytes - ended_bytes),
+  if held ~= fence or holder ~= me or late == 1 or (not goes_on and n ~= ended) then return nil end
+  if ended > 0 then
+    local recent = #value - tail + 1 - license_size - memo_size + ended * ENTRY
+    local is_old = age > 0 and age <= now
+    if recent >= RECENT * ENTRY or is_old or is_over(kept + ended, ended_kept) then return nil end
+    if age == 0 then
+      age = now + math.min(ended_age, failed_age)
+      aged[#aged + 1], aged[#aged + 2] = age, lane
+    end
+  end
+  if not goes_on then
+    holder, hold, bytes = NOBODY, 0, ended_bytes
+    freed[#freed + 1] = lane
+  end
+  return struct.pack(LANE, fence, holder, last, math.max(0, n - ended), math.max(0, bytes - ended_bytes),
     math.max(done, done_to), hold, age, kept + ended, bulk, bulk_to, late, license_size, memo_size)
     .. string.sub(value, tail) .. ARGV[at + 2]
 end
@@ -48,7 +64,7 @@ local function settle(lane, value, at, ended, looks)
 
   if ended > 0 then
     local ids, members, entries, new_records = {}, {}, ARGV[at + 2], {}
-    gather(lane, at, ended, ids, members, new_records)
+    gather(at, ended, ids, members, new_records)
     if not looks and each('ZREM', open, members) == ended then
       l.n, l.bytes = l.n - ended, l.bytes - bytes
       local r, d = #records, #dropped
@@ -157,19 +173,26 @@ local function settle(lane, value, at, ended, looks)
   return 1, l
 end
 
-local all, starts, counts, at = {}, {}, {}, 7
+local all, starts, counts, marks, at = {}, {}, {}, {}, 7
 while at <= #ARGV do
-  local k, ended, others = #all + 1, #ARGV[at + 2] / ENTRY, struct.unpack('>I4', ARGV[at + 1], HEADER_SIZE - 3)
+  local k, ended, header = #all + 1, #ARGV[at + 2] / ENTRY, ARGV[at + 1]
   all[k], starts[k], counts[k] = ARGV[at], at, ended
-  at = at + 3 + ended * 2 + others * 4
+  if string.byte(header, 17) ~= KEPT then marks[#marks + 1] = ARGV[at] .. 'w' end
+  at = at + 3 + ended * 2 + struct.unpack('>I4', header, HEADER_SIZE - 3) * 4
+end
+for i = 1, #marks, 4000 do
+  local last = math.min(i + 3999, #marks)
+  for k, is in ipairs(redis.call('SMISMEMBER', base .. 'news:' .. me, unpack(marks, i, last))) do
+    if is == 1 then woken[string.sub(marks[i + k - 1], 1, 16)] = true end
+  end
 end
 
--- Most lanes go on, and what ended in them was open: those take a command for all of them.
+-- Most lanes take a command for all of them: they go on, or nothing is left in them, and what ended was open.
 local stored, answers, others, members = values(states, all), {}, {}, {}
 for i, lane in ipairs(all) do
-  local value = settled(stored[i], starts[i], counts[i])
+  local value = settled(lane, stored[i], starts[i], counts[i])
   if value then
-    gather(lane, starts[i], counts[i], dropped, members, records)
+    gather(starts[i], counts[i], dropped, members, records)
     changed[#changed + 1], changed[#changed + 2], answers[i] = lane, value, 1
   else
     others[#others + 1] = i
@@ -181,7 +204,7 @@ if each('ZREM', open, members) < #members then
   for i in pairs(answers) do
     others[#others + 1], looks[i] = i, true
   end
-  records, dropped, changed = {}, {}, {}
+  records, dropped, changed, freed, aged = {}, {}, {}, {}, {}
 end
 
 local touched = {}
@@ -201,6 +224,7 @@ each('HSET', heads, records)
 each('HDEL', bodies, dropped)
 each('SREM', base .. 'held:' .. me, freed)
 each('ZADD', lanes, waiting)
+each('ZADD', base .. 'aging', aged)
 each('SADD', base .. 'news:' .. me, news)
 local gone = {}
 for lane, l in pairs(touched) do
