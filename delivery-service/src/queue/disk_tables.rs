@@ -290,8 +290,12 @@ pub(super) fn expiry_key(expiry: Time, n: u64) -> [u8; 16] {
 
 /// A value of `EXPIRIES`: keys of events, each after its length.
 pub(super) fn pack(events: &[Bytes]) -> Bytes {
-    let sized = |event: &Bytes| [&(event.len() as u32).to_be_bytes(), event.as_ref()].concat();
-    events.iter().flat_map(sized).collect()
+    let mut packed = Vec::with_capacity(events.iter().map(|event| 4 + event.len()).sum());
+    for event in events {
+        packed.extend_from_slice(&(event.len() as u32).to_be_bytes());
+        packed.extend_from_slice(event);
+    }
+    packed.into()
 }
 
 pub(super) fn unpack(mut packed: &[u8]) -> Vec<Bytes> {
