@@ -150,7 +150,7 @@ impl Queue for DiskQueue {
 
     async fn claim(&self, lanes: usize, page: PageLimit) -> Result<Claimed, QueueError> {
         match self.ask(Work::Claim(lanes, page)).await? {
-            Done::Claimed(claimed) => Ok(claimed),
+            Done::Claimed(granted) => granted.take().ok_or_else(strange),
             _ => Err(strange()),
         }
     }

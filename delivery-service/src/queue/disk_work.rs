@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use common::ids::{DeliveryId, WebhookId};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -47,13 +48,41 @@ pub(super) enum Done {
     Cancelled(Cancelled),
     Bulk(Bulk),
     Slice(Slice),
-    Claimed(Claimed),
+    Claimed(Granted),
     Page(Page),
     Scan(Scan),
     Fetched(Vec<Option<Waiting>>),
     /// What was to be read is no longer the caller's.
     Lost,
     Flushed,
+}
+
+/// Leases that nobody took.
+pub(super) type Returned = Arc<Mutex<Vec<Lease>>>;
+
+/// Lanes on their way to who claims them. Who is gone by the time that they come takes none: then they are
+/// given back.
+pub(super) struct Granted {
+    claimed: Option<Claimed>,
+    returned: Returned,
+}
+
+impl Granted {
+    pub fn new(claimed: Claimed, returned: &Returned) -> Self {
+        Self { claimed: Some(claimed), returned: Arc::clone(returned) }
+    }
+
+    pub fn take(mut self) -> Option<Claimed> {
+        self.claimed.take()
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if let Some(claimed) = self.claimed.take() {
+            self.returned.lock().extend(claimed.lanes.iter().map(|grant| grant.lane));
+        }
+    }
 }
 
 impl Work {

@@ -30,7 +30,7 @@ use super::{
     disk_lanes::{LEASE, Lanes},
     disk_page,
     disk_tables::{FRESH, SCHEDULED, STOPPED, Tables, first_due, has_fresh, open_lanes},
-    disk_work::{Answer, Asked, Command, Done, Inbox, Work},
+    disk_work::{Answer, Asked, Command, Done, Granted, Inbox, Returned, Work},
 };
 
 /// A checkpoint follows when the journal has so many bytes, of which as many are in memory. More would cost
@@ -43,6 +43,7 @@ const SELDOM: Duration = Duration::from_secs(1);
 pub(super) struct Writer {
     pub shared: Arc<Shared>,
     lanes: Lanes,
+    returned: Returned,
     folder: PathBuf,
     limits: Limits,
     min_free: u64,
@@ -85,6 +86,7 @@ impl Writer {
         let mut writer = Self {
             // A holder from before the restart has an older epoch.
             lanes: Lanes::new(epoch << 32, shared.monotonic()),
+            returned: Returned::default(),
             shared: Arc::new(shared),
             room: free_room(&folder, min_free),
             folder,
@@ -202,6 +204,7 @@ impl Writer {
         let is_idle = asked.works.is_empty() && self.written.elapsed() >= SELDOM;
         changes.clear();
         self.lanes.lapse(now, self.shared.monotonic());
+        self.lanes.give_back(&mem::take(&mut *self.returned.lock()), now);
         let mut group = Group { tables: &mut *tables, lanes: &mut self.lanes, limits: &self.limits, now };
         if self.swept.elapsed() >= SELDOM {
             self.swept = Instant::now();
@@ -251,12 +254,10 @@ impl Writer {
                     news: lanes.take_news(),
                     withdrawn: Vec::new(),
                 });
-                // Leases that nobody gets are given back.
-                let failed = claimed.is_err();
-                if answer.send(claimed.map(Done::Claimed)).is_err() || failed {
+                if claimed.is_err() {
                     lanes.give_back(&leases, now);
                 }
-                return;
+                claimed.map(|claimed| Done::Claimed(Granted::new(claimed, &self.returned)))
             }
             Work::Read(lease, _) if !lanes.holds(lease) => Ok(Done::Lost),
             Work::Read(lease, read) => disk_page::read(tables, lease.webhook_id, read, now),
