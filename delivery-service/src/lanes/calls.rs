@@ -21,6 +21,8 @@ use common::ids::WebhookId;
 const CLAIM: usize = 32;
 /// The longest time between two claims.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
+/// A process without room leaves lanes that are due to others for so long.
+const OVERDUE: Duration = Duration::from_millis(100);
 /// Deliveries that one scan of an ordered lane names.
 const SCAN: usize = 500;
 /// After all places, and exact as a double.
@@ -63,7 +65,11 @@ impl Engine {
         let synced =
             self.parts.routes.synced() && !self.draining && self.memory < self.parts.limits.memory_bytes;
         let room = self.parts.limits.lanes.saturating_sub(self.lanes.len()).min(CLAIM);
-        let lanes = if synced && self.attempts < self.room.allows() { room } else { 0 };
+        // Others may have room. When nobody has, lanes that are due have their share of this process all the same.
+        let full = synced && self.attempts >= self.room.allows();
+        let overdue = self.passed_over.is_some_and(|since| now >= since + OVERDUE);
+        let lanes = if synced && (!full || overdue) { room } else { 0 };
+        self.passed_over = (full && !overdue).then(|| self.passed_over.unwrap_or(now));
         let queue = self.parts.queue.clone();
         self.calls
             .spawn(async move { Reply::Claim(now, lanes, queue.claim(lanes, page_limit(false)).await) });
@@ -122,6 +128,7 @@ impl Engine {
         }
         let beat = HEARTBEAT.min(claimed.lease / 4);
         let pause = match asked {
+            0 if self.passed_over.is_some() => beat.min(OVERDUE),
             0 => beat,
             _ if std::mem::take(&mut self.claim_again) || claimed.lanes.len() >= asked => Duration::ZERO,
             _ => claimed.next_due.map_or(beat, |due| due.clamp(Duration::from_millis(1), beat)),

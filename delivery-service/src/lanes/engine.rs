@@ -56,8 +56,10 @@ pub(super) struct Engine {
     pub context: Arc<Context>,
     pub lanes: ById<WebhookId, Held>,
     pub ready: VecDeque<WebhookId>,
-    /// Lanes that could start something if the process had room.
+    /// Lanes that could start something if the process had room, the one that has waited longest in front.
     pub starved: VecDeque<WebhookId>,
+    /// How many of them may look again.
+    pub hungry: usize,
     pub timers: BTreeSet<(Instant, WebhookId)>,
     pub settling: Settling,
     pub calls: JoinSet<Reply>,
@@ -74,6 +76,8 @@ pub(super) struct Engine {
     pub entries: usize,
     pub claiming: bool,
     pub next_claim: Instant,
+    /// Since when no lane was asked for, for want of room.
+    pub passed_over: Option<Instant>,
     /// Lanes in which something was stored and that this process may be about to hear it holds.
     pub early: HashSet<WebhookId>,
     /// A lane became due while a claim was under way.
@@ -113,6 +117,7 @@ impl Engine {
             lanes: ById::default(),
             ready: VecDeque::new(),
             starved: VecDeque::new(),
+            hungry: 0,
             timers: BTreeSet::new(),
             settling: Settling::default(),
             calls: JoinSet::new(),
@@ -123,6 +128,7 @@ impl Engine {
             batch_bytes: 0,
             entries: 0,
             claiming: false,
+            passed_over: None,
             early: HashSet::new(),
             claim_again: false,
             left_behind: false,
@@ -348,6 +354,7 @@ impl Engine {
             self.feed(self.starved.len());
         }
         let at = Moment { now, time: self.context.clock.now() };
+        self.serve_starved(at);
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
             self.turn(id, now);

@@ -11,7 +11,7 @@ use common::ids::WebhookId;
 use super::{
     Parts, attempt,
     calls::{self, Reply},
-    circuit::Circuit,
+    circuit::{Circuit, Moment},
     engine::Engine,
     gate::Pass,
     lane::Manner,
@@ -250,12 +250,21 @@ impl Engine {
 
     /// Lanes that waited for room may look again.
     pub(super) fn feed(&mut self, count: usize) {
-        for _ in 0..count.min(self.starved.len()) {
+        self.hungry = self.hungry.saturating_add(count);
+    }
+
+    /// Those that have waited for room have it before lanes that are ready just now.
+    pub(super) fn serve_starved(&mut self, at: Moment) {
+        for _ in 0..std::mem::take(&mut self.hungry).min(self.starved.len()) {
+            if self.attempts >= self.room.allows() || self.settling.waiting() >= UNSTORED {
+                return;
+            }
             let Some(id) = self.starved.pop_front() else { return };
             if let Some(held) = self.lanes.get_mut(&id) {
                 held.starved = false;
             }
-            self.make_ready(id);
+            self.turn(id, at.now);
+            self.tell(id, at);
         }
     }
 }

@@ -16,6 +16,7 @@ use common::{
 };
 use delivery_service::{
     delivery::{Head, Place, State},
+    lanes::Limits,
     queue::{self, LaneNow, Lease, New, Query, Queue, Release, Settle, Stored, disk::DiskQueue},
     routes::{Order, Policy},
 };
@@ -99,7 +100,8 @@ async fn a_dead_receiver_is_left_alone_and_its_backlog_drains_in_order_of_due_ti
     let lane = route.webhook_id;
     accept(&store, lane, 0..backlog / 2).await;
     let stop = CancellationToken::new();
-    let (_lanes, done, _) = engine(store.clone(), vec![route], clock.clone(), stop.clone());
+    let (_lanes, done, _) =
+        engine(store.clone(), vec![route], clock.clone(), Limits::default(), stop.clone());
 
     let mut requests = vec![0; MINUTES];
     for (minute, count) in requests.iter_mut().enumerate() {

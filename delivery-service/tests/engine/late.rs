@@ -18,6 +18,7 @@ use common::{
 use delivery_service::{
     delivery::{Place, State},
     intake::Intake,
+    lanes::Limits,
     queue::{
         self, Bulk, Cancel, Cancelled, Claimed, Found, LaneNow, Lanes, Lease, LeaseLost, Listed, New, Page,
         PageLimit, Query, Queue, QueueError, Release, Retried, Scan, Settle, Slice, Standing, Stored,
@@ -33,7 +34,7 @@ use crate::{PATIENCE, Running, account, engine, event, receiver::Receiver, route
 const LATER: Duration = Duration::from_millis(100);
 
 /// A store whose answers are late when something is stored in a lane that was held already.
-struct Late {
+pub struct Late {
     inner: Arc<dyn Queue>,
     /// A lane was given back.
     given_back: Notify,
@@ -42,7 +43,7 @@ struct Late {
     /// Lanes were claimed, and the engine does not know.
     claimed: Notify,
     /// Lanes of what is stored become due: nobody has them.
-    leaves_due: AtomicBool,
+    pub leaves_due: AtomicBool,
     /// What was settled, lane by lane: how many outcomes, and whether the lane was given back with them.
     settled: Mutex<Vec<(usize, bool)>>,
 }
@@ -170,16 +171,16 @@ impl Queue for Late {
 }
 
 /// One engine after another over one store, and what its receiver has had.
-struct World {
+pub struct World {
     disk: Arc<dyn Queue>,
-    late: Arc<Late>,
+    pub late: Arc<Late>,
     receiver: Receiver,
     accepted: Vec<DeliveryId>,
     _folder: tempfile::TempDir,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let disk: Arc<dyn Queue> =
             DiskQueue::open(folder.path(), Clock::System, queue::Limits::default(), 0).unwrap();
@@ -195,7 +196,7 @@ impl World {
         Self { disk, late: Arc::new(late), receiver, accepted: Vec::new(), _folder: folder }
     }
 
-    fn start(&self) -> Running {
+    pub fn start(&self) -> Running {
         start(self.late.clone(), &self.receiver.url("/"))
     }
 
@@ -281,7 +282,8 @@ async fn a_pace_outlasts_a_pause_between_events() {
     let mut paced = route(0, &world.receiver.url("/"));
     paced.policy.max_rate = 1.0 / pause.as_secs_f64();
     let stop = CancellationToken::new();
-    let (lanes, done, routes) = engine(world.disk.clone(), vec![paced], Clock::System, stop.clone());
+    let (lanes, done, routes) =
+        engine(world.disk.clone(), vec![paced], Clock::System, Limits::default(), stop.clone());
     let intake = Intake::new(routes, Group::start(world.disk.clone(), lanes), Clock::System, 1);
     let mut arrivals = Vec::new();
     for id in 0..3 {

@@ -5,6 +5,7 @@
 
 mod circuit;
 mod faulty;
+mod full;
 mod late;
 #[path = "../../../tests/src/receiver.rs"]
 #[allow(dead_code)]
@@ -144,6 +145,7 @@ fn engine(
     queue: Arc<dyn Queue>,
     all: Vec<Route>,
     clock: Clock,
+    limits: lanes::Limits,
     stop: CancellationToken,
 ) -> (Lanes, JoinHandle<()>, Arc<Table>) {
     let routes = Arc::new(Table::default());
@@ -160,7 +162,7 @@ fn engine(
         sender: Arc::new(Sender::new(rules, send::Settings::default(), Clock::System).unwrap()),
         disable: Disabling::start(upstream, routes.clone(), stop.clone()),
         clock,
-        limits: lanes::Limits::default(),
+        limits,
         metrics: Metrics::default(),
     };
     let (lanes, done) = Lanes::start(parts, stop);
@@ -177,7 +179,8 @@ struct Running {
 fn start(store: Arc<dyn Queue>, url: &str) -> Running {
     let stop = CancellationToken::new();
     let all = (0..WEBHOOKS).map(|n| route(n, url)).collect();
-    let (lanes, done, routes) = engine(store.clone(), all, Clock::System, stop.clone());
+    let (lanes, done, routes) =
+        engine(store.clone(), all, Clock::System, lanes::Limits::default(), stop.clone());
     let group = Group::start(store.clone(), lanes);
     let intake = Intake::new(routes, group, Clock::System, store.shards());
     Running { intake, stop, done }
