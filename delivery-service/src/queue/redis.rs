@@ -4,8 +4,8 @@
 //!
 //! | key | what |
 //! | --- | --- |
-//! | `P:shards` | how many shards the store has, fixed at its first use |
-//! | `P:{a:LICENSE}` | set: an account's lanes, deleted webhooks' too |
+//! | `P:shards` | the layout of the other keys and how many shards there are, fixed at the store's first use |
+//! | `P:{qN}:accounts` | zset of lanes by account, deleted webhooks' too: license, a zero and lane, all with score 0 |
 //! | `P:{qN}:lanes` | zset: free lane → when it is due, ms; `+inf`: parked. Held lanes are not in it |
 //! | `P:{qN}:parked` | set: parked lanes, and some that were |
 //! | `P:{qN}:holders` | zset: holder → when it last said that it lives, ms |
@@ -14,13 +14,12 @@
 //! | `P:{qN}:news:HOLDER` | set: lanes it held when something happened in them; with `w` behind: that were woken; with `c`: from which others withdrew |
 //! | `P:{qN}:heads` | hash: delivery id → mark and head (`redis_record.rs`) |
 //! | `P:{qN}:bodies` | hash: delivery id → body, of those that are open or FAILED |
-//! | `P:{qN}:states` | hash: lane → what is kept of it, packed (`lua/lane.lua`): license, fence, holder (blanks: free), last (place), done (to which place all fresh ones are), hold (until ms), n and bytes (open), ended (in history), late (1: some are or were scheduled), memo, age (when its history is looked at), bulk and bulk_to (places: what is left of a bulk retry), the newest of its history |
+//! | `P:{qN}:states` | hash: lane → what is kept of it, packed (`lua/lane.lua`): fence, holder (blanks: free), last (place), n and bytes (open), hold (until ms), done (to which place all fresh ones are), age (when its history is looked at), ended (in history), late (1: some are or were scheduled), bulk and bulk_to (places: what is left of a bulk retry), license, memo, the newest of its history |
 //! | `P:{qN}:bulk` | zset: lane with a bulk retry → when its next slice is due, ms |
 //! | `P:{qN}:open` | zset of all open ones in order of lane and place: lane, place (8 bytes) and delivery id, all with score 0 |
 //! | `P:{qN}:sched:ID` | zset: delivery id → due ms, of the scheduled ones; under 10⁹: asked for, in that order |
 //! | `P:{qN}:ok:ID` | list: history of SUCCEEDED and CANCELLED but the newest, in order of their end; blobs of place (8 bytes) and id |
 //! | `P:{qN}:failed:ID` | zset: delivery id → place, of FAILED ones |
-//! | `P:{qN}:aging` | zset: lane with history → when something of it is too old, ms |
 //! | `P:{qN}:evs` | zset: bucket of event ids, by its start, ms → when it is closed, ms; a window later it goes whole |
 //! | `P:{qN}:ev:START` | hash: 14 bytes of SHA-256 of lane and event id → delivery id and when it was noted (4 bytes, ms since START) |
 
@@ -40,7 +39,7 @@ use common::{
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use prost::Message;
-use redis::{Cmd, cmd};
+use redis::{Cmd, Value, cmd};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -57,6 +56,8 @@ use crate::delivery::State;
 
 /// Shards of a new store on a cluster. On one server more than one only adds calls.
 const CLUSTER_SHARDS: u16 = 64;
+/// How keys and records are laid out. Stores of another layout are refused.
+const LAYOUT: &str = "layout-2";
 
 /// Deliveries in Redis.
 pub struct RedisQueue {
@@ -69,8 +70,9 @@ pub struct RedisQueue {
     /// This process, as it leases lanes.
     holder: String,
     pub(super) leases: Leases,
-    pub(super) accounts: super::redis_enqueue::Accounts,
     pub(super) looked: Mutex<(Instant, i64)>,
+    /// From where on each shard's lanes are looked at next for old history, as Redis' cursor says.
+    pub(super) turns: Mutex<Vec<String>>,
     /// When each shard was last told that this process lives.
     pub(super) beats: Mutex<Vec<Option<Instant>>>,
     pub(super) offset_ms: Arc<AtomicI64>,
@@ -123,22 +125,20 @@ impl RedisQueue {
     ) -> Result<Arc<Self>, QueueError> {
         let new = if connection.is_cluster() { CLUSTER_SHARDS } else { 1 };
         let answer = command(&connection, &fix_shards(prefix, new)).await?;
-        let shards = if answer == redis::Value::Nil { i64::from(new) } else { number(&answer)? };
-        let shards = u16::try_from(shards).ok().filter(|s| s.is_power_of_two());
-        let shards = shards.ok_or_else(|| damaged("the number of shards is not a power of two"))?;
+        let shards = if answer == Value::Nil { new } else { fixed_shards(&answer)? };
         let bases: Vec<_> = (0..shards).map(|n| format!("{prefix}:{{q{n}}}:")).collect();
         Ok(Arc::new(Self {
             memory: Memory::watch(connection.clone(), &bases, safety.memory_limit).await,
             durable: Durable::new(connection.clone(), &bases, safety.durability),
             listening: Mutex::default(),
             bases,
+            turns: Mutex::new(vec!["0".to_owned(); shards.into()]),
             beats: Mutex::new(vec![None; shards.into()]),
             looked: Mutex::new((Instant::now(), i64::MIN)),
             holder: format!("{:016x}", rand::random::<u64>()),
             prefix: prefix.to_owned(),
             verbs: Verbs::new(),
             leases: Leases::default(),
-            accounts: Default::default(),
             connection,
             limits,
             offset_ms,
@@ -153,8 +153,9 @@ impl RedisQueue {
         lane.shard(self.shards())
     }
 
-    pub(super) fn account_key(&self, license_code: &str) -> String {
-        format!("{}:{{a:{license_code}}}", self.prefix)
+    /// The shards' keys of lanes by account.
+    pub(super) fn accounts(&self) -> impl Iterator<Item = String> {
+        self.bases.iter().map(|base| format!("{base}accounts"))
     }
 
     pub(super) fn fix_shards(&self) -> Cmd {
@@ -205,7 +206,7 @@ impl Queue for RedisQueue {
         call.arg(&lane.webhook_id.bytes()).arg(lane.fence).arg(after.0).arg(known_scheduled);
         call.arg(page.deliveries.clamp(1, 2000)).arg(page.bytes).arg(u8::from(page.early));
         let answer = self.verbs.read.run(&self.connection, call, TIMEOUT).await?;
-        if answer == redis::Value::Int(0) {
+        if answer == Value::Int(0) {
             self.leases.ended(lane);
             return Ok(Err(LeaseLost));
         }
@@ -329,8 +330,19 @@ impl Queue for RedisQueue {
 
 fn fix_shards(prefix: &str, shards: u16) -> Cmd {
     let mut set = cmd("SET");
-    set.arg(format!("{prefix}:shards")).arg(shards).arg("NX").arg("GET");
+    set.arg(format!("{prefix}:shards")).arg(format!("{LAYOUT} {shards}")).arg("NX").arg("GET");
     set
+}
+
+/// How many shards a store has, if its keys are laid out as here.
+fn fixed_shards(answer: &Value) -> Result<u16, QueueError> {
+    let Value::BulkString(fixed) = answer else { return Err(damaged("the number of shards is none")) };
+    let fixed = String::from_utf8_lossy(fixed);
+    let Some(shards) = fixed.strip_prefix(LAYOUT).and_then(|fixed| fixed.strip_prefix(' ')) else {
+        return Err(damaged("the store was made by another version, which laid it out in another way"));
+    };
+    let shards = shards.parse().ok().filter(|shards: &u16| shards.is_power_of_two());
+    shards.ok_or_else(|| damaged("the number of shards is not a power of two"))
 }
 
 /// As scripts take it; no more than 100 years, so that times stay whole numbers.

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use common::redis::Connection;
-use futures_util::future::join_all;
 use redis::{
     Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value, aio::ConnectionLike, cmd, pipe,
 };
@@ -169,28 +168,6 @@ async fn ask_both(connection: &Connection, both: &Pipeline) -> Result<Value, Red
 /// A plain command.
 pub(super) async fn command(connection: &Connection, cmd: &Cmd) -> Result<Value, QueueError> {
     within(TIMEOUT, ask(connection, cmd)).await
-}
-
-/// Plain commands, in one go where the server is one.
-pub(super) async fn commands(connection: &Connection, cmds: Vec<Cmd>) -> Result<(), QueueError> {
-    if connection.is_cluster() {
-        let asking = cmds.iter().map(|cmd| command(connection, cmd));
-        return join_all(asking).await.into_iter().try_for_each(|answer| answer.map(drop));
-    }
-    if cmds.is_empty() {
-        return Ok(());
-    }
-    let mut all = pipe();
-    let count = cmds.len();
-    for cmd in cmds {
-        all.add_command(cmd);
-    }
-    let asking = async {
-        let answers = connection.clone().req_packed_commands(&all, 0, count).await?;
-        answers.into_iter().try_for_each(|answer| answer.extract_error().map(drop))?;
-        Ok(Value::Nil)
-    };
-    within(TIMEOUT, asking).await.map(drop)
 }
 
 pub(super) async fn ask<C>(connection: &C, cmd: &Cmd) -> Result<Value, RedisError>

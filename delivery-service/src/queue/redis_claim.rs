@@ -158,6 +158,7 @@ impl RedisQueue {
             .arg(millis(self.limits.ended_age))
             .arg(millis(self.limits.failed_age));
         call.arg(u8::from(unsure)).arg(millis(self.limits.dedupe_window).max(1));
+        call.arg(self.turns.lock().get(usize::from(shard)).map_or("0", |turn| turn));
         let start = Instant::now();
         let mut answer = Answer::of(self.verbs.claim.run(&self.connection, call, CLAIM_TIMEOUT).await?)?;
         let next_due = record::duration(answer.number()?);
@@ -180,6 +181,9 @@ impl RedisQueue {
             });
         }
         let lapse = record::duration(answer.number()?);
+        if let (Some(turn), Some(next)) = (self.turns.lock().get_mut(usize::from(shard)), answer.bytes()?) {
+            *turn = String::from_utf8_lossy(&next).into_owned();
+        }
         if let Some(beat) = self.beats.lock().get_mut(usize::from(shard)) {
             *beat = Some(start);
         }

@@ -8,14 +8,13 @@ use std::{
 
 use common::ids::{DeliveryId, WebhookId};
 use futures_util::future::join_all;
-use parking_lot::Mutex;
-use redis::{Cmd, RedisWrite, Value, cmd};
+use redis::{Cmd, RedisWrite, Value};
 use sha2::{Digest, Sha256};
 
 use super::{
     LaneNow, Lease, New, Place, QueueError, Stored,
     redis::{RedisQueue, millis},
-    redis_call::{Answer, TIMEOUT, command, commands, damaged, number},
+    redis_call::{Answer, TIMEOUT, command, damaged, number},
     redis_record as record,
 };
 use crate::delivery::Fault;
@@ -23,14 +22,8 @@ use crate::delivery::Fault;
 /// What one call takes at most, lanes being whole: it keeps Redis from others.
 pub(super) const CALL_DELIVERIES: usize = 512;
 const CALL_BYTES: usize = 4 << 20;
-/// How many lanes are known to stand among those of their account.
-const ACCOUNTS_KNOWN: usize = 200_000;
 /// Bytes of an event's digest: no two of all that a store knows share it, and Redis keeps it in 16.
 const DIGEST: usize = 14;
-
-/// Lanes that stand in their account's set.
-#[derive(Default)]
-pub(super) struct Accounts(Mutex<HashSet<WebhookId>>);
 
 /// Lanes of one shard, each with its deliveries' indexes in the batch.
 type Lanes = Vec<(WebhookId, Vec<usize>)>;
@@ -44,24 +37,8 @@ type Asked = (Option<Cmd>, Cmd);
 impl RedisQueue {
     pub(super) async fn enqueue_all(&self, new: Arc<Vec<New>>) -> Vec<Result<Stored, QueueError>> {
         let mut results: Vec<Option<Result<Stored, QueueError>>> = vec![None; new.len()];
-        let first_seen = self.accounts.unknown(&new);
-        let unlisted = match self.register(&first_seen).await {
-            Ok(()) => HashMap::new(),
-            Err(error) => first_seen.values().flatten().map(|&lane| (lane, error.clone())).collect(),
-        };
-
         let mut calls = Vec::new();
         for (shard, lanes) in self.plan(&new) {
-            let (lanes, refused): (Lanes, Lanes) =
-                lanes.into_iter().partition(|(l, _)| !unlisted.contains_key(l));
-            for (lane, indexes) in refused {
-                for i in indexes {
-                    results[i] = unlisted.get(&lane).cloned().map(Err);
-                }
-            }
-            if lanes.is_empty() {
-                continue;
-            }
             match self.memory.check(shard).and_then(|()| self.enqueue_call(shard, &lanes, &new)) {
                 Ok(call) => calls.push((shard, lanes, call)),
                 Err(error) => {
@@ -74,7 +51,7 @@ impl RedisQueue {
         let mut unsure = self.leases.call(calls.iter().map(|(shard, ..)| *shard));
         let answers = self.run(calls).await;
 
-        let (mut granted, mut made_anew, mut known) = (Vec::new(), HashMap::new(), Vec::new());
+        let (mut granted, mut known, mut emptied) = (Vec::new(), Vec::new(), false);
         for (shard, lanes, answer) in answers {
             let answer = answer.and_then(Answer::of);
             if let Err(error) = &answer {
@@ -91,12 +68,8 @@ impl RedisQueue {
             known.push(shard);
             for (lane, indexes) in lanes {
                 match stored(answer.value(), &indexes, &new) {
-                    Ok((stored, fence, was_new)) => {
+                    Ok((stored, fence)) => {
                         granted.extend(fence.map(|fence| Lease { webhook_id: lane, fence }));
-                        let license = &new[indexes[0]].head.license_code;
-                        if was_new && !first_seen.get(license).is_some_and(|lanes| lanes.contains(&lane)) {
-                            made_anew.entry(license.clone()).or_insert_with(Vec::new).push(lane);
-                        }
                         for (i, stored) in indexes.into_iter().zip(stored) {
                             results[i] = Some(Ok(stored));
                         }
@@ -108,15 +81,13 @@ impl RedisQueue {
                     }
                 }
             }
+            emptied |= answer.left() > 0;
         }
         drop(new);
-        if !made_anew.is_empty() {
-            // The store was emptied under us.
-            let shards = self.fix_shards();
-            let (listed, fixed) = tokio::join!(self.register(&made_anew), command(&self.connection, &shards));
-            if let Err(error) = listed.and(fixed.map(drop)) {
-                tracing::warn!(%error, "lanes are not listed with their account yet");
-                self.accounts.0.lock().clear();
+        if emptied {
+            // The store is new, or was emptied under us.
+            if let Err(error) = command(&self.connection, &self.fix_shards()).await {
+                tracing::warn!(%error, "the number of shards is not in the store yet");
             }
         }
         // From here on nothing is awaited: the caller learns of its leases for certain.
@@ -221,47 +192,10 @@ impl RedisQueue {
         }
         Ok((bodies, call))
     }
-
-    /// Notes lanes with their accounts, before anything of them is stored.
-    async fn register(&self, lanes: &HashMap<String, Vec<WebhookId>>) -> Result<(), QueueError> {
-        let adding = lanes.iter().map(|(license_code, lanes)| {
-            let mut add = cmd("SADD");
-            add.arg(self.account_key(license_code));
-            for lane in lanes {
-                add.arg(&lane.bytes());
-            }
-            add
-        });
-        commands(&self.connection, adding.collect()).await?;
-        let mut known = self.accounts.0.lock();
-        if known.len() > ACCOUNTS_KNOWN {
-            known.clear();
-        }
-        known.extend(lanes.values().flatten());
-        Ok(())
-    }
 }
 
-impl Accounts {
-    /// By license code, the batch's lanes that may not stand in their account's set yet.
-    fn unknown(&self, new: &[New]) -> HashMap<String, Vec<WebhookId>> {
-        let mut unknown: HashMap<String, Vec<WebhookId>> = HashMap::new();
-        let known = self.0.lock();
-        for New { head, .. } in new {
-            let lane = head.webhook_id();
-            if !known.contains(&lane) {
-                let lanes = unknown.entry(head.license_code.clone()).or_default();
-                if !lanes.contains(&lane) {
-                    lanes.push(lane);
-                }
-            }
-        }
-        unknown
-    }
-}
-
-/// A lane's answers: what was stored, the fence that the caller was given it with, whether it was new.
-type LaneStored = (Vec<Stored>, Option<u64>, bool);
+/// A lane's answers: what was stored, the fence that the caller was given it with.
+type LaneStored = (Vec<Stored>, Option<u64>);
 
 fn stored(
     answer: Result<Value, QueueError>,
@@ -287,7 +221,6 @@ fn stored(
             (lane_now(who, answer.number()? == 1), Place(answer.number()?.max(0) as u64), answer)
         }
     };
-    let was_new = before == Place(0);
     for &i in indexes {
         all.push(match places.value()? {
             Value::Int(place) if place > 0 => {
@@ -309,7 +242,7 @@ fn stored(
         LaneNow::Mine { fence, given: true } => Some(fence),
         _ => None,
     };
-    Ok((all, fence, was_new))
+    Ok((all, fence))
 }
 
 /// What `lua/enqueue.lua` answers as PLAIN: who, whether given now, last place before, the first place.

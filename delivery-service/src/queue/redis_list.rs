@@ -10,7 +10,7 @@ use redis::{Value, cmd};
 use super::{
     Listed, Place, Query, QueueError,
     redis::RedisQueue,
-    redis_call::{Answer, TIMEOUT, command, number},
+    redis_call::{Answer, TIMEOUT, command, damaged, number},
     redis_record as record,
 };
 use crate::delivery::{Head, State};
@@ -63,10 +63,22 @@ impl RedisQueue {
     }
 
     async fn lanes_of(&self, license_code: &str) -> Result<Vec<WebhookId>, QueueError> {
-        let mut members = cmd("SMEMBERS");
-        members.arg(self.account_key(license_code));
-        let mut answer = Answer::of(command(&self.connection, &members).await?)?;
-        (0..answer.left()).map(|_| Ok(WebhookId::from_bytes(answer.id()?))).collect()
+        let (from, to) = (format!("[{license_code}\0"), format!("({license_code}\x01"));
+        let reading = self.accounts().map(|accounts| {
+            let mut range = cmd("ZRANGE");
+            range.arg(accounts).arg(&from).arg(&to).arg("BYLEX");
+            async move { Answer::of(command(&self.connection, &range).await?) }
+        });
+        let mut lanes = Vec::new();
+        for answer in join_all(reading).await {
+            let mut answer = answer?;
+            while answer.left() > 0 {
+                let member = answer.bytes()?.unwrap_or_default();
+                let lane = member.last_chunk().ok_or_else(|| damaged("an account's lane is none"))?;
+                lanes.push(WebhookId::from_bytes(*lane));
+            }
+        }
+        Ok(lanes)
     }
 
     /// The newest entries of the lanes' indexes, and down to where they are complete; `None`: to the end.

@@ -68,7 +68,7 @@ async fn an_emptied_server_is_a_new_store() {
     assert_eq!(listed.deliveries.iter().map(|(head, _)| head.id()).collect::<Vec<_>>(), [put.id]);
     bench.settle(put.lease(), vec![put.settled(Fate::Succeeded)], UNREAD).await;
     let shards = format!("{}:shards", bench.backend.prefix());
-    assert_eq!(ask(&bench, &[b"GET", shards.as_bytes()]).await, Value::BulkString(b"1".to_vec()));
+    assert_eq!(ask(&bench, &[b"GET", shards.as_bytes()]).await, Value::BulkString(b"layout-2 1".to_vec()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,16 +248,48 @@ async fn bodies_of_what_is_not_kept_do_not_stay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_another_size_keeps_its_shards() {
     let server = Server::start();
-    server.ask(cmd("SET").arg("p:shards").arg(16)).await;
+    server.ask(cmd("SET").arg("p:shards").arg("layout-2 16")).await;
     let offset = Arc::new(AtomicI64::new(0));
     let queue = open(&server.address(), "p", &Limits::default(), &offset).await;
     assert_eq!(queue.shards(), 16);
     let batch: Vec<_> = (1..=40).map(|n| crate::bench::new_for(&*queue, lane(n), n)).collect();
     assert!(queue.enqueue(Arc::new(batch)).await.iter().all(Result::is_ok));
-    server.ask(cmd("SET").arg("q:shards").arg(3)).await;
-    let connection = crate::redis::connection(&server.address());
-    let refused = RedisQueue::open(connection, "q", Limits::default()).await;
-    assert!(matches!(refused, Err(QueueError::Damaged(_))));
+    // A number that is none, a store of another layout, one of before there was a layout.
+    for fixed in ["layout-2 3", "layout-1 16", "16"] {
+        server.ask(cmd("SET").arg("q:shards").arg(fixed)).await;
+        let connection = crate::redis::connection(&server.address());
+        let refused = RedisQueue::open(connection, "q", Limits::default()).await;
+        assert!(matches!(refused, Err(QueueError::Damaged(_))), "{fixed}");
+    }
+}
+
+/// Whoever claims looks at all lanes in turn, and takes away a little of what is old at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_lanes_in_which_nothing_happens_any_more_nothing_stays() {
+    let limits = Limits { ended_age: 10 * MINUTE, failed_age: 10 * MINUTE, ..Limits::default() };
+    let bench = Bench::<Single>::with(limits).await;
+    let news: Vec<_> = (1..=250).map(|n| bench.new_for(lane(n))).collect();
+    for new in news {
+        let put = bench.put_as(new).await;
+        let release = Some(Release::Free { known: put.place, unread: false });
+        bench.settle(put.lease(), vec![put.settled(Fate::Succeeded)], release).await;
+    }
+    let left = async |command: &[u8], key: &str| {
+        let key = format!("{}:{{q0}}:{key}", bench.backend.prefix());
+        ask(&bench, &[command, key.as_bytes()]).await
+    };
+    bench.advance(9 * MINUTE).await;
+    bench.claim(0).await;
+    assert_eq!(left(b"HLEN", "states").await, Value::Int(250));
+    bench.advance(2 * MINUTE).await;
+    for _ in 0..100 {
+        bench.claim(0).await;
+        bench.advance(Duration::from_millis(1)).await;
+    }
+    for (command, key) in [(b"HLEN", "states"), (b"HLEN", "heads")] {
+        assert_eq!(left(command, key).await, Value::Int(0), "{key}");
+    }
+    assert_eq!(left(b"ZCARD", "accounts").await, Value::Int(0));
 }
 
 /// So many answers as asked for, and no verb without one: the bound of what one call takes is passed.

@@ -1,11 +1,12 @@
 -- Says that the holder lives and leases it due lanes. ARGV[3…]: lanes, deliveries and bytes of a page,
 -- whether scheduled ones are read early, whether to look for dead holders and old history, lease ms, ages
--- of ended and failed (ms), whether to say what is held, dedupe window ms.
+-- of ended and failed (ms), whether to say what is held, dedupe window ms, from where on to look for old history.
 -- Answers { ms until another lane is due (-1: none), news, lanes, damaged lanes with reasons, what is held
--- with fences, ms until another holder may be dead (-1: none) }; a lane is { id, fence, license, ms on hold, memo, page }.
+-- with fences, ms until another holder may be dead (-1: none), where to go on looking }; a lane is
+-- { id, fence, license, ms on hold, memo, page }.
 local count, max_count, max_bytes, early = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
 local holders, mine = base .. 'holders', base .. 'held:' .. me
-local ended_age, failed_age = tonumber(ARGV[9]), tonumber(ARGV[10])
+local ended_age, failed_age, turn = tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[13]
 
 -- A holder that was silent for too long has lost its leases too.
 if ARGV[7] == '1' then
@@ -25,15 +26,18 @@ if ARGV[7] == '1' then
       redis.call('DEL', base .. 'news:' .. dead)
     end
   end
-  for _, lane in ipairs(redis.call('ZRANGE', base .. 'aging', '-inf', now, 'BYSCORE', 'LIMIT', 0, 4)) do
-    local l = lane_at(lane)
-    if l then
-      sweep(lane, l, ended_age, failed_age)
-      keep(lane, l)
-    else
-      redis.call('ZREM', base .. 'aging', lane)
+  -- All lanes in turn, a hundred at a time; of those that have old history four, for that takes longer.
+  local part, swept = redis.call('HSCAN', states, turn, 'COUNT', 100), 0
+  local found = part[2]
+  for i = 1, #found, 2 do
+    local age = #found[i + 1] >= LANE_SIZE and struct.unpack('>I8', found[i + 1], AGE) or 0
+    if age > 0 and age <= now and swept < 4 then
+      swept = swept + 1
+      local l = lane_of(found[i + 1])
+      if pcall(sweep, found[i], l, ended_age, failed_age) then keep(found[i], l) end
     end
   end
+  if swept < 4 then turn = part[1] end
   forget_events(tonumber(ARGV[12]))
 end
 
@@ -90,4 +94,4 @@ if ARGV[11] == '1' then
     held[#held + 1], held[#held + 2] = all[i], value and lane_of(value).fence or 0
   end
 end
-return { next, redis.call('SPOP', base .. 'news:' .. me, 1000), given, damaged, held, lapse }
+return { next, redis.call('SPOP', base .. 'news:' .. me, 1000), given, damaged, held, lapse, turn }

@@ -5,7 +5,8 @@
 -- transaction: Lua hashes every byte of what it is given.
 -- Answers for each lane PLAIN when all were stored: who ("fence", -1 due, 0 not now), 1 if it was given now, last
 -- place before, place of the first. Else a list: an error's text; or who, 1 if given, last place before, and for
--- each delivery its place, its place negated when it ended at once, or the id of the one there was.
+-- each delivery its place, its place negated when it ended at once, or the id of the one there was. Behind them 1
+-- when no lane was known before: the store is new, or was emptied.
 local PLAIN = '>i8BI8I8'
 -- How a lane's deliveries are stored: all with a digest, no two the same ("d"), all without ("n"), or with a letter
 -- each behind ("m"): "n", or "f": fails at once; "N" and "F" have a digest. Then how many, and their bodies' bytes.
@@ -14,7 +15,7 @@ local DIGESTS, MIXED = string.byte('dm', 1, 2)
 local window, max_count, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local failed_kept, ended_age, failed_age, full = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 local opened, new_heads, new_bodies, unwanted, granted, due = {}, {}, {}, {}, {}, {}
-local changed, failing = {}, {}
+local changed, failing, made = {}, {}, {}
 
 -- Events are noted when all else is done: what fails before leaves none that would be taken for stored.
 local digests, noted, known, bucket, since = tonumber(ARGV[11]), {}, nil, nil, nil
@@ -23,64 +24,74 @@ local digest, each_takes, floor = 11, ARGV[10] == '1' and 3 or 2, now * 2048
 local repeats = digests > 0 and next(known) ~= nil
 
 -- Whose a lane is that has more to do, and whether it was given now.
-local function grant(lane, l, had)
-  if l.holder == me then return l.fence, 0 end
-  if l.holder ~= NOBODY then
-    if redis.call('SADD', base .. 'news:' .. l.holder, lane) == 1 then hint(l.holder, lane) end
+local function grant(lane, fence, holder, hold, had, memo_size)
+  if holder == me then return fence, 0 end
+  if holder ~= NOBODY then
+    if redis.call('SADD', base .. 'news:' .. holder, lane) == 1 then hint(holder, lane) end
     return 0, 0
   end
-  if l.hold > now then
+  if hold > now then
     -- On hold or parked, and perhaps found empty since: it is due when that is over.
-    due[#due + 1], due[#due + 2] = l.hold == PARKED and '+inf' or l.hold, lane
+    due[#due + 1], due[#due + 2] = hold == PARKED and '+inf' or hold, lane
     return 0, 0
   end
-  if had > 0 or l.memo_size > 0 then
+  if had > 0 or memo_size > 0 then
     due[#due + 1], due[#due + 2] = now, lane
     return -1, 0
   end
-  l.fence, l.holder = l.fence + 1, me
   granted[#granted + 1] = lane
-  return l.fence, 1
+  return fence + 1, 1
 end
 
-local function note(event, id)
-  local e = #noted
-  noted[e + 1], noted[e + 2] = event, id .. since
-end
+-- Places from the floor on, packed: most lanes' deliveries get the same ones.
+local packed_places = {}
+
+-- How much there is in what is written for all lanes together: Lua would count it anew each time.
+local o, h, b, e, c, m = 0, 0, 0, 0, 0, 0
 
 -- All of them, where nothing is to be looked at one by one; else nil, and nothing has happened.
 local function enqueue_all(lane, value, at, letter, count, size)
-  local fence, holder, before, n, bytes = 0, NOBODY, 0, 0, 0
-  if value then fence, holder, before, n, bytes = struct.unpack(FRONT, value) end
-  if letter == MIXED or n + count > max_count or bytes + size > max_bytes then return nil end
+  if letter == MIXED then return nil end
+  local fence, holder, before, n, bytes, hold = 0, NOBODY, 0, 0, 0, 0
+  if value then
+    if #value < LANE_SIZE then return nil end
+    fence, holder, before, n, bytes, hold = struct.unpack(FRONT, value)
+  end
+  if n + count > max_count or bytes + size > max_bytes then return nil end
   if repeats and letter == DIGESTS then
     for k = digest + 1, digest + count do
       if known[ARGV[k]] then return nil end
     end
   end
-  local i, o, h, b = at + 3, #opened, #new_heads, #new_bodies
-  local first = before < floor and floor or before + 1
+  local i, first = at + 3, before < floor and floor or before + 1
   for place = first, first + count - 1 do
-    local id, packed_place = ARGV[i], struct.pack('>I8', place)
+    local id, packed_place = ARGV[i], packed_places[place - floor]
+    if not packed_place then
+      packed_place = struct.pack('>I8', place)
+      packed_places[place - floor] = packed_place
+    end
     opened[o + 1], opened[o + 2], o = '0', lane .. packed_place .. id, o + 2
     new_heads[h + 1], new_heads[h + 2], h = id, packed_place .. ARGV[i + 1], h + 2
     if letter == DIGESTS then
       digest = digest + 1
-      note(ARGV[digest], id)
+      noted[e + 1], noted[e + 2], e = ARGV[digest], id .. since, e + 2
     end
     if each_takes == 3 then new_bodies[b + 1], new_bodies[b + 2], b = id, ARGV[i + 2], b + 2 end
     i = i + each_takes
   end
-  local c, last = #changed, first + count - 1
-  changed[c + 1] = lane
-  if holder == me then
-    changed[c + 2] = struct.pack(FRONT, fence, me, last, n + count, bytes + size) .. string.sub(value, REST)
-    return struct.pack(PLAIN, fence, 0, before, first)
+  local who, given = fence, 0
+  if holder ~= me then
+    who, given = grant(lane, fence, holder, hold, n, value and struct.unpack('>I4', value, MEMO_SIZE) or 0)
+    if given == 1 then fence, holder = who, me end
   end
-  local l = value and lane_of(value) or new_lane(ARGV[at + 1])
-  l.last, l.n, l.bytes = last, n + count, bytes + size
-  local who, given = grant(lane, l, n)
-  changed[c + 2] = packed(l)
+  local front = struct.pack(FRONT, fence, holder, first + count - 1, n + count, bytes + size, hold)
+  if value then
+    changed[c + 1], changed[c + 2], c = lane, front .. string.sub(value, BEHIND), c + 2
+  else
+    local license = ARGV[at + 1]
+    changed[c + 1], changed[c + 2], c = lane, front .. blank_rest(license) .. license, c + 2
+    made[m + 1], made[m + 2], m = '0', of_account(license, lane), m + 2
+  end
   return struct.pack(PLAIN, who, given, before, first)
 end
 
@@ -101,17 +112,16 @@ local function enqueue_each(lane, value, at, letter, count)
       answer[k + 3] = known[event]
       if known[event] ~= id then unwanted[#unwanted + 1] = id end
     else
-      local h = #new_heads
-      if each_takes == 3 then new_bodies[#new_bodies + 1], new_bodies[#new_bodies + 2] = id, ARGV[i + 2] end
+      if each_takes == 3 then new_bodies[b + 1], new_bodies[b + 2], b = id, ARGV[i + 2], b + 2 end
       last = last < floor and floor or last + 1
       if event then
         known[event] = id
-        note(event, id)
+        noted[e + 1], noted[e + 2], e = event, id .. since, e + 2
       end
       answer[k + 3] = last
       if how == 110 and n < max_count and bytes + size <= max_bytes then
         n, bytes = n + 1, bytes + size
-        opened[#opened + 1], opened[#opened + 2] = '0', member(lane, last, id)
+        opened[o + 1], opened[o + 2], o = '0', member(lane, last, id), o + 2
       else
         if how == 110 then
           unwanted[#unwanted + 1] = id
@@ -120,20 +130,22 @@ local function enqueue_each(lane, value, at, letter, count)
         failed[#failed + 1], failed[#failed + 2] = last, id
         answer[k + 3] = -last
       end
-      new_heads[h + 1], new_heads[h + 2] = id, struct.pack('>I8', last) .. head
+      new_heads[h + 1], new_heads[h + 2], h = id, struct.pack('>I8', last) .. head, h + 2
     end
   end
   if last == l.last then return answer end
+  if not value then made[m + 1], made[m + 2], m = '0', of_account(ARGV[at + 1], lane), m + 2 end
   l.last, l.bytes = last, bytes
   if #failed > 0 then each('ZADD', base .. 'failed:' .. lane, failed) end
   if n > had then
     l.n = n
-    answer[1], answer[2] = grant(lane, l, had)
+    answer[1], answer[2] = grant(lane, l.fence, l.holder, l.hold, had, l.memo_size)
+    if answer[2] == 1 then l.fence, l.holder = answer[1], me end
   end
   if #failed > 0 then
     failing[#failing + 1], failing[#failing + 2] = lane, l
   else
-    changed[#changed + 1], changed[#changed + 2] = lane, packed(l)
+    changed[c + 1], changed[c + 2], c = lane, packed(l), c + 2
   end
   return answer
 end
@@ -149,14 +161,14 @@ do
   end
 end
 
-local function cut(list, length)
-  for i = #list, length + 1, -1 do list[i] = nil end
+local function cut(list, from, to)
+  for i = to, from + 1, -1 do list[i] = nil end
 end
 
-local answers, stored = {}, values(states, all)
+local answers, stored, emptied = {}, values(states, all), false
 for i, lane in ipairs(all) do
-  local at, letter, count, d = starts[i], letters[i], counts[i], digest
-  local o, h, b, e, c = #opened, #new_heads, #new_bodies, #noted, #changed
+  local at, letter, count = starts[i], letters[i], counts[i]
+  local d, o_was, h_was, b_was, e_was, c_was, m_was = digest, o, h, b, e, c, m
   local done, answer = pcall(enqueue_all, lane, stored[i], at, letter, count, sizes[i])
   if done and not answer then done, answer = pcall(enqueue_each, lane, stored[i], at, letter, count) end
   if done then
@@ -164,11 +176,13 @@ for i, lane in ipairs(all) do
   else
     -- Nothing of this lane stays.
     answers[i] = { reason(answer) }
-    cut(opened, o)
-    cut(new_heads, h)
-    cut(new_bodies, b)
-    cut(noted, e)
-    cut(changed, c)
+    cut(opened, o_was, o)
+    cut(new_heads, h_was, h)
+    cut(new_bodies, b_was, b)
+    cut(noted, e_was, e)
+    cut(changed, c_was, c)
+    cut(made, m_was, m)
+    o, h, b, e, c, m = o_was, h_was, b_was, e_was, c_was, m_was
     digest = letter == DIGESTS and d + count or d
     for k = 1, count do
       if letter == MIXED and string.byte(ARGV[at + 2], HOW_SIZE + k) < 97 then digest = digest + 1 end
@@ -186,7 +200,11 @@ local done, failure = pcall(function()
     local lane, l = failing[i], failing[i + 1]
     trim_failed(lane, failed_kept)
     aging(lane, l, ended_age, failed_age)
-    changed[#changed + 1], changed[#changed + 2] = lane, packed(l)
+    changed[c + 1], changed[c + 2], c = lane, packed(l), c + 2
+  end
+  if m > 0 then
+    emptied = redis.call('EXISTS', states) == 0
+    each('ZADD', accounts, made)
   end
   each('HSET', states, changed)
   if #granted > 0 then
@@ -198,4 +216,5 @@ local done, failure = pcall(function()
 end)
 if not done then return redis.error_reply(reason(failure)) end
 each('HSET', bucket, noted)
+if emptied then answers[#answers + 1] = 1 end
 return answers

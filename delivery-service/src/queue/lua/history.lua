@@ -1,4 +1,4 @@
--- History by count and by age, a bounded number at a time; `aging` says when a lane is looked at next. What
+-- History by count and by age, a bounded number at a time; a lane's `age` says when it is looked at next. What
 -- has SUCCEEDED or was CANCELLED stands in order of its end, as places and ids, ENTRY bytes each: the newest
 -- with the lane, the others in blobs of a list. FAILED ones are an index by place. Callers keep the lane after.
 local ENTRY, RECENT, BLOB = 24, 8, 64
@@ -109,15 +109,14 @@ local function sweep(lane, l, ended_age, failed_age)
   if ended then next = math.floor(ended / 2048) + ended_age + 1 end
   if first[2] then next = math.min(next, math.floor(first[2] / 2048) + failed_age + 1) end
   if next < math.huge then
-    redis.call('ZADD', base .. 'aging', next, lane)
     l.age = next
     return
   end
-  redis.call('ZREM', base .. 'aging', lane)
   l.age = 0
   if l.holder == NOBODY and l.hold <= now and l.memo_size == 0 and not has_open(lane) then
     l.gone = true
     redis.call('ZREM', lanes, lane)
+    redis.call('ZREM', accounts, of_account(license_of(l), lane))
   end
 end
 
@@ -125,7 +124,6 @@ end
 local function aging(lane, l, ended_age, failed_age)
   if l.age == 0 then
     l.age = now + math.min(ended_age, failed_age)
-    redis.call('ZADD', base .. 'aging', l.age, lane)
   elseif l.age <= now then
     sweep(lane, l, ended_age, failed_age)
   end

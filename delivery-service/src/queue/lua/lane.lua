@@ -4,27 +4,40 @@
 -- the license, the memo, and the newest of its history (see history.lua). Lua takes a string byte by byte:
 -- what need not be taken apart is not, and the scripts of every delivery take a lane apart into locals.
 local states = base .. 'states'
-local LANE = '>I8c16I8I4I8I8I8I8I4I8I8BI2I4'
--- The first fields, up to `bytes`, are what an enqueue changes; the others begin at REST.
-local FRONT, REST, LANE_SIZE = '>I8c16I8I4I8', 45, 95
+local LANE = '>I8c16I8I4I8I8I8I8I4BI4I2I8I8'
+-- What an enqueue changes, up to `hold`, and what a settle does, up to `ended`; and where the others begin.
+local FRONT, BEHIND, MIDDLE, REST = '>I8c16I8I4I8I8', 53, '>I8c16I8I4I8I8I8I8I4', 73
+local AGE, MEMO_SIZE, LANE_SIZE = 61, 74, 95
 local PARKED, NOBODY = 9007199254740991, string.rep(' ', 16)
 
 local function lane_of(value)
-  local fence, holder, last, n, bytes, done, hold, age, ended, bulk, bulk_to, late, license_size, memo_size, at =
+  local fence, holder, last, n, bytes, hold, done, age, ended, late, memo_size, license_size, bulk, bulk_to, at =
     struct.unpack(LANE, value)
   return { fence = fence, last = last, done = done, hold = hold, bytes = bytes, age = age, n = n, ended = ended,
     bulk = bulk, bulk_to = bulk_to, late = late, license_size = license_size, memo_size = memo_size, holder = holder,
     tail = string.sub(value, at) }
 end
 
+-- What stands behind `hold` in a lane in which nothing has happened, but the license; by that one's size.
+local blank = {}
+
+local function blank_rest(license)
+  local size = #license
+  local rest = blank[size]
+  if not rest then
+    rest = struct.pack('>I8I8I4BI4I2I8I8', 0, 0, 0, 0, 0, size, 0, 0)
+    blank[size] = rest
+  end
+  return rest
+end
+
 local function new_lane(license)
-  return { fence = 0, last = 0, done = 0, hold = 0, bytes = 0, age = 0, n = 0, ended = 0, bulk = 0, bulk_to = 0,
-    late = 0, license_size = #license, memo_size = 0, holder = NOBODY, tail = license }
+  return lane_of(struct.pack(FRONT, 0, NOBODY, 0, 0, 0, 0) .. blank_rest(license) .. license)
 end
 
 local function packed(l)
-  return struct.pack(LANE, l.fence, l.holder, l.last, math.max(0, l.n), math.max(0, l.bytes), l.done, l.hold, l.age,
-    l.ended, l.bulk, l.bulk_to, l.late, l.license_size, l.memo_size) .. l.tail
+  return struct.pack(LANE, l.fence, l.holder, l.last, math.max(0, l.n), math.max(0, l.bytes), l.hold, l.done, l.age,
+    l.ended, l.late, l.memo_size, l.license_size, l.bulk, l.bulk_to) .. l.tail
 end
 
 local function license_of(l) return string.sub(l.tail, 1, l.license_size) end
@@ -74,3 +87,8 @@ local function open_from(lane, place, count)
 end
 
 local function has_open(lane) return #open_from(lane, 0, 1) > 0 end
+
+-- Lanes by account, in order of their members: license, a zero, lane.
+local accounts = base .. 'accounts'
+
+local function of_account(license, lane) return license .. '\0' .. lane end

@@ -10,7 +10,9 @@ local HEADER, HEADER_SIZE = '>I8I8BI8I8I8I4', 45
 local KEPT, FREE, UNREAD, HOLD, PARK = string.byte('kfuhp', 1, 5)
 local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
 local ended_age, failed_age = tonumber(ARGV[5]), tonumber(ARGV[6])
-local freed, waiting, news, aged, woken = {}, {}, {}, {}, {}
+local freed, waiting, news, woken, soon = {}, {}, {}, {}, now + math.min(ended_age, failed_age)
+-- What of a lane's fields says how one that ended changes it.
+local SETTLED = MIDDLE .. 'BI4I2'
 -- What is written for all lanes together.
 local records, dropped, changed, history = {}, {}, {}, {}
 
@@ -30,28 +32,23 @@ end
 local function settled(lane, value, at, ended)
   local header = ARGV[at + 1]
   local fence, done_to, release, _, _, ended_bytes, others = struct.unpack(HEADER, header)
-  local goes_on = release == KEPT
   if not value or #value < LANE_SIZE or #header > HEADER_SIZE or others > 0 then return nil end
-  if not goes_on and (release ~= FREE or woken[lane]) then return nil end
-  local held, holder, last, n, bytes, done, hold, age, kept, bulk, bulk_to, late, license_size, memo_size, tail =
-    struct.unpack(LANE, value)
-  if held ~= fence or holder ~= me or late == 1 or (not goes_on and n ~= ended) then return nil end
-  if ended > 0 then
-    local recent = #value - tail + 1 - license_size - memo_size + ended * ENTRY
-    local is_old = age > 0 and age <= now
-    if recent >= RECENT * ENTRY or is_old or is_over(kept + ended, ended_kept) then return nil end
-    if age == 0 then
-      age = now + math.min(ended_age, failed_age)
-      aged[#aged + 1], aged[#aged + 2] = age, lane
-    end
-  end
-  if not goes_on then
+  local held, holder, last, n, bytes, hold, done, age, kept, late, memo_size, license_size =
+    struct.unpack(SETTLED, value)
+  if held ~= fence or holder ~= me or late == 1 then return nil end
+  if release ~= KEPT then
+    if release ~= FREE or woken[lane] or n ~= ended then return nil end
     holder, hold, bytes = NOBODY, 0, ended_bytes
-    freed[#freed + 1] = lane
   end
-  return struct.pack(LANE, fence, holder, last, math.max(0, n - ended), math.max(0, bytes - ended_bytes),
-    math.max(done, done_to), hold, age, kept + ended, bulk, bulk_to, late, license_size, memo_size)
-    .. string.sub(value, tail) .. ARGV[at + 2]
+  if ended > 0 then
+    local recent = #value - LANE_SIZE - license_size - memo_size + ended * ENTRY
+    if recent >= RECENT * ENTRY or (age > 0 and age <= now) or is_over(kept + ended, ended_kept) then return nil end
+    if age == 0 then age = soon end
+  end
+  if release ~= KEPT then freed[#freed + 1] = lane end
+  n, bytes = n - ended, bytes - ended_bytes
+  return struct.pack(MIDDLE, fence, holder, last, n > 0 and n or 0, bytes > 0 and bytes or 0, hold,
+    done > done_to and done or done_to, age, kept + ended) .. string.sub(value, REST) .. ARGV[at + 2]
 end
 
 -- The same of any lane; with `looks` what ended is no longer among the open ones.
@@ -204,7 +201,7 @@ if each('ZREM', open, members) < #members then
   for i in pairs(answers) do
     others[#others + 1], looks[i] = i, true
   end
-  records, dropped, changed, freed, aged = {}, {}, {}, {}, {}
+  records, dropped, changed, freed = {}, {}, {}, {}
 end
 
 local touched = {}
@@ -224,7 +221,6 @@ each('HSET', heads, records)
 each('HDEL', bodies, dropped)
 each('SREM', base .. 'held:' .. me, freed)
 each('ZADD', lanes, waiting)
-each('ZADD', base .. 'aging', aged)
 each('SADD', base .. 'news:' .. me, news)
 local gone = {}
 for lane, l in pairs(touched) do
