@@ -103,7 +103,10 @@ pub async fn start(settings: Settings, metrics: Metrics, stop: CancellationToken
             let lanes = lanes.clone();
             Box::pin(async move { lanes.withdrawn(lane).await })
         }),
-        lane_status: Arc::new(move |lane| held.status(lane)),
+        lane_status: Arc::new(move |lane| {
+            let lanes = held.clone();
+            Box::pin(async move { lanes.status(lane).await })
+        }),
         retrying,
         watch,
         stop: stop.clone(),

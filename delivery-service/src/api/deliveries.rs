@@ -58,7 +58,7 @@ pub struct Deliveries {
     pub nudge: Nudge,
     pub withdrawn: Withdrawn,
     /// What this process knows of a lane that it holds.
-    pub lane_status: Arc<dyn Fn(WebhookId) -> Option<LaneStatus> + Send + Sync>,
+    pub lane_status: Arc<dyn Fn(WebhookId) -> BoxFuture<'static, Option<LaneStatus>> + Send + Sync>,
     /// Told of a new bulk retry.
     pub retrying: Arc<Notify>,
     pub watch: Arc<Watch>,

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    circuit::Circuit,
+    circuit::Moment,
     engine::Engine,
-    gate::Gate,
-    lane::{Ask, Lane, Read},
+    held::Held,
+    lane::{Ask, Read},
     ordered_reads::Want,
     settling::Reply as Settlement,
     window::{WINDOW, WINDOW_BYTES},
@@ -168,13 +168,9 @@ impl Engine {
         if self.lanes.get(&id).is_some_and(|held| held.lane.lease.fence > grant.lane.fence) {
             return;
         }
-        let revision = self.parts.routes.route(id).map_or(0, |route| route.revision);
-        let mut gate = Gate::new(Circuit::recall(&grant.memo, revision, self.moment()));
-        if !grant.held.is_zero() {
-            gate.hold(now + grant.held);
-        }
-        let lane = Lane::claimed(grant.lane, self.manner(id), grant.page, now);
-        self.hold(lane, gate, grant.memo);
+        let at = Moment { now, time: self.context.clock.now() };
+        let held = Held::claimed(grant, &self.parts.routes, at);
+        self.hold(held);
         self.make_ready(id);
     }
 

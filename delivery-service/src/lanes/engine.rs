@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use common::ids::{ById, WebhookId};
 use tokio::{
     sync::{mpsc, watch},
@@ -21,9 +20,7 @@ use super::{
     attempt::{Context, Ended},
     calls::{HEARTBEAT, Reply},
     circuit::Moment,
-    gate::Gate,
     held::Held,
-    lane::Lane,
     lease::LeaseClock,
     room::{Lateness, Room},
     settling::Settling,
@@ -219,6 +216,12 @@ impl Engine {
                 // Who asked may be gone.
                 let _ = heard.send(());
             }
+            Input::Status(id, asks) => {
+                let at = self.moment();
+                let status = self.lanes.get_mut(&id).map(|held| held.status(&self.parts.routes, at));
+                // Who asked may be gone.
+                let _ = asks.send(status);
+            }
             Input::Synced => self.wakes.push_back(Which::Parked),
         }
     }
@@ -228,7 +231,6 @@ impl Engine {
         let webhook_id = one.delivery.head.webhook_id();
         let lease = Lease { webhook_id, fence: one.fence };
         let known = self.lanes.get(&webhook_id).map(|held| held.lane.lease.fence);
-        let stale = self.withdrawn.contains_key(&webhook_id);
         if known.is_some_and(|fence| fence > one.fence) {
             return;
         }
@@ -244,10 +246,11 @@ impl Engine {
                 self.early.insert(webhook_id);
                 return;
             }
-            self.hold(Lane::new(lease, self.manner(webhook_id), one.before), Gate::default(), Bytes::new());
+            let mut held = Held::given(lease, one.before, &self.parts.routes);
             // It may have been withdrawn between being stored and being heard of.
-            let alone = one.before.time().until(one.delivery.place.time()) >= LONE;
-            self.with(webhook_id, |held| (held.stale, held.alone) = (stale, alone));
+            held.stale = self.withdrawn.contains_key(&webhook_id);
+            held.alone = one.before.time().until(one.delivery.place.time()) >= LONE;
+            self.hold(held);
         } else {
             self.with(webhook_id, |held| held.alone = false);
         }
@@ -257,22 +260,29 @@ impl Engine {
             let most = if held.lane.gathers() { most / 2 } else { most };
             held.lane.offer(one.delivery, one.before, used < most);
         });
-        self.make_ready(webhook_id);
+        if known != Some(one.fence) && self.attempts >= self.room.allows() {
+            // Its first turn would be in vain.
+            self.starve(webhook_id);
+        } else {
+            self.make_ready(webhook_id);
+        }
     }
 
-    pub(super) fn hold(&mut self, lane: Lane, gate: Gate, memo: Bytes) {
-        let id = lane.lease.webhook_id;
+    pub(super) fn hold(&mut self, held: Held) {
+        let id = held.lane.lease.webhook_id;
         self.forget(id);
-        self.memory += lane.bytes();
-        self.entries += lane.entries();
-        self.lanes.insert(id, Held::new(lane, gate, memo));
+        self.memory += held.lane.bytes();
+        self.entries += held.lane.entries();
+        self.lanes.insert(id, held);
     }
 
     pub(super) fn forget(&mut self, id: WebhookId) {
         if let Some(held) = self.lanes.remove(&id) {
             self.memory -= held.lane.bytes();
             self.entries -= held.lane.entries();
-            self.statuses.gone(id, held.gate.closed_until(self.context.lease.now()).is_some());
+            if held.told {
+                self.statuses.gone(id, held.gate.closed_until(self.context.lease.now()).is_some());
+            }
             if let Some(at) = held.timer {
                 self.timers.remove(&(at, id));
             }

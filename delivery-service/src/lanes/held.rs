@@ -1,14 +1,42 @@
-//! A lane that this process holds, with what the loop keeps beside it.
+//! A lane that this process holds, with what the loop keeps beside it: also its webhook's route, which is
+//! looked up again only when the table has changed.
 
-use std::time::Instant;
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use common::ids::WebhookId;
 
-use super::{gate::Gate, lane::Lane};
+use super::{
+    circuit::{Circuit, Moment},
+    gate::Gate,
+    lane::{Lane, Manner},
+    status::LaneStatus,
+};
+use crate::{
+    delivery::{Fault, Place, State},
+    queue::{Fate, LaneGrant, Lease},
+    routes::{Policy, Route, RouteState, table::Table},
+};
+
+/// What a lane's route says to do with it.
+pub enum Course {
+    Deliver(Arc<Route>),
+    Wait,
+    End(Fate, State, Fault),
+}
+
+/// A webhook as the table has it.
+struct Known {
+    /// `Table::changes` before it was looked up.
+    changes: u64,
+    route: Option<Arc<Route>>,
+    deleted: bool,
+}
 
 pub struct Held {
     pub lane: Lane,
     pub gate: Gate,
+    known: Known,
     /// As the store has it.
     pub memo: Bytes,
     pub ready: bool,
@@ -25,13 +53,68 @@ pub struct Held {
     /// Something that waits here was withdrawn in the store: nothing starts, and the lane is given back
     /// to be read anew.
     pub stale: bool,
+    /// Whether its status may stand among those of lanes in trouble.
+    pub told: bool,
+}
+
+impl Known {
+    fn of(id: WebhookId, routes: &Table) -> Self {
+        let (changes, route) = (routes.changes(), routes.route(id));
+        let deleted = route.is_none() && routes.is_deleted(id);
+        Self { changes, route, deleted }
+    }
+
+    fn course(&self) -> Course {
+        match &self.route {
+            Some(route) => match route.state {
+                RouteState::Active => Course::Deliver(Arc::clone(route)),
+                RouteState::Paused => Course::Wait,
+                RouteState::Disabled => Course::End(Fate::Failed, State::Failed, Fault::Disabled),
+            },
+            None if self.deleted => Course::End(Fate::Cancelled, State::Cancelled, Fault::None),
+            None => Course::Wait,
+        }
+    }
+
+    fn revision(&self) -> u64 {
+        self.route.as_ref().map_or(0, |route| route.revision)
+    }
+}
+
+impl Course {
+    /// How the lane is to be kept: as its route says while it delivers.
+    pub fn manner(&self) -> Manner {
+        match self {
+            Self::Deliver(route) => Manner::of(&route.policy),
+            Self::Wait | Self::End(..) => Manner::default(),
+        }
+    }
 }
 
 impl Held {
-    pub fn new(lane: Lane, gate: Gate, memo: Bytes) -> Self {
+    /// A lane that was given with what has just been stored in it, after `before`.
+    pub fn given(lease: Lease, before: Place, routes: &Table) -> Self {
+        let known = Known::of(lease.webhook_id, routes);
+        let lane = Lane::new(lease, known.course().manner(), before);
+        Self::new(lane, Gate::default(), Bytes::new(), known)
+    }
+
+    /// A lane that was claimed.
+    pub fn claimed(grant: LaneGrant, routes: &Table, at: Moment) -> Self {
+        let known = Known::of(grant.lane.webhook_id, routes);
+        let mut gate = Gate::new(Circuit::recall(&grant.memo, known.revision(), at));
+        if !grant.held.is_zero() {
+            gate.hold(at.now + grant.held);
+        }
+        let lane = Lane::claimed(grant.lane, known.course().manner(), grant.page, at.now);
+        Self::new(lane, gate, grant.memo, known)
+    }
+
+    fn new(lane: Lane, gate: Gate, memo: Bytes, known: Known) -> Self {
         Self {
             lane,
             gate,
+            known,
             memo,
             ready: false,
             starved: false,
@@ -41,6 +124,50 @@ impl Held {
             unsure: false,
             gone: false,
             stale: false,
+            told: true,
+        }
+    }
+
+    /// What is known of the webhook now.
+    fn known(&mut self, routes: &Table) -> &Known {
+        if self.known.changes != routes.changes() {
+            self.known = Known::of(self.lane.lease.webhook_id, routes);
+        }
+        &self.known
+    }
+
+    pub fn course(&mut self, routes: &Table) -> Course {
+        self.known(routes).course()
+    }
+
+    pub fn route(&mut self, routes: &Table) -> Option<Arc<Route>> {
+        self.known(routes).route.clone()
+    }
+
+    /// What the next holder must know.
+    pub fn next_memo(&mut self, routes: &Table, at: Moment) -> Bytes {
+        let revision = self.known(routes).revision();
+        self.gate.circuit.memo(revision, at)
+    }
+
+    /// Whether its receiver fails, or is left alone: how such a lane is shows without asking the loop.
+    pub fn is_troubled(&self, now: Instant) -> bool {
+        self.gate.circuit.failures() > 0 || self.gate.held_until(now).is_some()
+    }
+
+    /// How the lane is.
+    pub fn status(&mut self, routes: &Table, at: Moment) -> LaneStatus {
+        self.known(routes);
+        let wall = |until: Instant| at.time + until.saturating_duration_since(at.now);
+        let circuit = &self.gate.circuit;
+        LaneStatus {
+            probe: circuit.probe_at().map(wall),
+            failures: circuit.failures(),
+            failing_since: circuit.failing_since(),
+            held_until: self.gate.held_until(at.now).map(wall),
+            in_flight: self.gate.under_way(),
+            limit: self.gate.limit(&policy(self.known.route.as_deref())),
+            ..LaneStatus::default()
         }
     }
 
@@ -55,4 +182,9 @@ impl Held {
         let hindered = self.unsure || self.gone || self.stale || self.gate.paced_until(now).is_some();
         self.alone && !hindered && self.gate.under_way() == 0 && self.lane.is_spent()
     }
+}
+
+/// A lane's policy; of one whose route has gone the default one.
+pub fn policy(route: Option<&Route>) -> Cow<'_, Policy> {
+    route.map_or_else(Cow::default, |route| Cow::Borrowed(&route.policy))
 }

@@ -87,6 +87,8 @@ pub enum Input {
     /// What waits in a lane was withdrawn: it is to be read anew. Answered when nothing withdrawn before
     /// starts any more.
     Withdrawn(WebhookId, oneshot::Sender<()>),
+    /// Somebody asks how a lane is; `None`: it is not held here.
+    Status(WebhookId, oneshot::Sender<Option<LaneStatus>>),
     /// The routes are known: lanes that waited for theirs need not any more.
     Synced,
 }
@@ -159,8 +161,12 @@ impl Lanes {
     }
 
     /// What this process knows of a webhook's lane; `None` when it does not hold it.
-    pub fn status(&self, id: WebhookId) -> Option<LaneStatus> {
-        self.statuses.get(id, self.clock.now())
+    pub async fn status(&self, id: WebhookId) -> Option<LaneStatus> {
+        let (tells, told) = oneshot::channel();
+        self.tell(Input::Status(id, tells)).await;
+        // A loop that has ended holds none.
+        let held = told.await.ok().flatten();
+        self.statuses.get(id, held, self.clock.now())
     }
 
     /// The same as from a claim, and sooner; what does not come through comes with the next claim.

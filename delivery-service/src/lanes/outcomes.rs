@@ -1,41 +1,37 @@
 //! What follows from an attempt for its lane: its outcome is to be stored, its circuit may open or
 //! close, its webhook may have to be disabled; and what is told of a lane.
 
-use std::{borrow::Cow, time::Instant};
-
 use common::ids::WebhookId;
 
 use super::{
     attempt::Delivered,
     circuit::{Change, Moment},
     engine::Engine,
+    held::policy,
     parcel::Parcel,
-    status::LaneStatus,
 };
 use crate::{
     metrics::Circuit,
     queue::{Fate, Lease, Settled, Waiting},
-    routes::{Order, Policy, Route},
+    routes::Order,
 };
 
 impl Engine {
     pub(super) fn delivered(&mut self, lease: Lease, delivered: Delivered, at: Moment) {
         let Delivered { parcel, fate, strain, hold, gone } = delivered;
         let id = lease.webhook_id;
-        let route = self.parts.routes.route(id);
+        let Some(held) = self.lanes.get_mut(&id) else { return };
+        let route = held.route(&self.parts.routes);
         self.statuses.count(id, strain.succeeded, strain.duration, at.time);
         // What an older route's receiver says does not count against the present one.
         let gone =
             gone.filter(|(revision, _)| route.as_ref().is_some_and(|route| route.revision == *revision));
         let policy = policy(route.as_deref());
-        let change = self.with(id, |held| {
-            held.gone |= gone.is_some();
-            if let Some(pause) = hold {
-                held.gate.hold(at.now + pause);
-            }
-            held.gate.ended(parcel.id(), strain, &policy, at, rand::random())
-        });
-        if let Some(change) = change.flatten() {
+        held.gone |= gone.is_some();
+        if let Some(pause) = hold {
+            held.gate.hold(at.now + pause);
+        }
+        if let Some(change) = held.gate.ended(parcel.id(), strain, &policy, at, rand::random()) {
             self.changed(id, change);
         }
         if !strain.succeeded
@@ -97,26 +93,15 @@ impl Engine {
         }
     }
 
-    /// Says how a lane is.
-    pub(super) fn tell(&self, id: WebhookId, at: Moment) {
-        let Some(held) = self.lanes.get(&id) else { return };
-        let wall = |until: Instant| at.time + until.saturating_duration_since(at.now);
-        let circuit = &held.gate.circuit;
-        let route = self.parts.routes.route(id);
-        let status = LaneStatus {
-            probe: circuit.probe_at().map(wall),
-            failures: circuit.failures(),
-            failing_since: circuit.failing_since(),
-            held_until: held.gate.held_until(at.now).map(wall),
-            in_flight: held.gate.under_way(),
-            limit: held.gate.limit(&policy(route.as_deref())),
-            ..LaneStatus::default()
-        };
-        self.statuses.tell(id, status, at.time);
+    /// Says how a lane is whose receiver is in trouble; how another is is told to who asks.
+    pub(super) fn tell(&mut self, id: WebhookId, at: Moment) {
+        let Some(held) = self.lanes.get_mut(&id) else { return };
+        let troubled = held.is_troubled(at.now);
+        if troubled {
+            self.statuses.tell(id, held.status(&self.parts.routes, at), at.time);
+        } else if held.told {
+            self.statuses.well(id);
+        }
+        held.told = troubled;
     }
-}
-
-/// A lane's policy; of one whose route has gone the default one.
-fn policy(route: Option<&Route>) -> Cow<'_, Policy> {
-    route.map_or_else(Cow::default, |route| Cow::Borrowed(&route.policy))
 }

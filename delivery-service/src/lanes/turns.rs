@@ -9,17 +9,17 @@ use std::{
 use common::ids::WebhookId;
 
 use super::{
-    Parts, attempt,
+    attempt,
     calls::{self, Reply},
     circuit::{Circuit, Moment},
     engine::Engine,
     gate::Pass,
-    lane::Manner,
+    held::Course,
 };
 use crate::{
     delivery::{Fault, State},
     queue::{Fate, Release, Settled},
-    routes::{Order, Route, RouteState},
+    routes::{Order, Route},
 };
 
 /// Starts of one lane before the next has its turn.
@@ -31,25 +31,18 @@ pub(super) const ENTRIES: usize = 500_000;
 /// Outcomes that may wait for the store before nothing new starts.
 pub(super) const UNSTORED: usize = 20_000;
 
-/// What a lane's route says to do with it.
-enum Course {
-    Deliver(Arc<Route>),
-    Wait,
-    End(Fate, State, Fault),
-}
-
 impl Engine {
     /// A lane's turn.
     pub(super) fn turn(&mut self, id: WebhookId, now: Instant) {
-        let wanted = self.manner(id);
         let Some(held) = self.lanes.get_mut(&id) else { return };
+        let course = held.course(&self.parts.routes);
         held.ready = false;
         held.lane.advance(now);
         let (manner, (known, _)) = (held.lane.manner, held.lane.known_to());
-        match course(&self.parts, id) {
+        match course {
             _ if self.draining => self.give_back(id, None),
             // Made by another manner than what it is to be worked on by: claimed anew.
-            _ if manner != wanted => self.give_back(id, Some(Release::Free { known, unread: true })),
+            _ if manner != course.manner() => self.give_back(id, Some(Release::Free { known, unread: true })),
             Course::End(fate, state, reason) => self.end_all(id, fate, state, reason, now),
             Course::Deliver(_) if held.stale || held.lane.is_stale() => {
                 let (known, _) = held.lane.known_to();
@@ -109,12 +102,6 @@ impl Engine {
             });
         }
         true
-    }
-
-    /// How the lane of this webhook is to be kept: as its route says while it delivers.
-    pub(super) fn manner(&self, id: WebhookId) -> Manner {
-        let route = self.parts.routes.route(id).filter(|route| route.state == RouteState::Active);
-        route.map_or_else(Manner::default, |route| Manner::of(&route.policy))
     }
 
     /// Ends all that waits in a lane, its future retries too.
@@ -229,9 +216,8 @@ impl Engine {
     /// Sees to it that the next holder knows of the lane's circuit.
     pub(super) fn remember(&mut self, id: WebhookId) {
         let at = self.moment();
-        let revision = self.parts.routes.route(id).map_or(0, |route| route.revision);
         let Some(held) = self.lanes.get_mut(&id) else { return };
-        let memo = held.gate.circuit.memo(revision, at);
+        let memo = held.next_memo(&self.parts.routes, at);
         if held.memo != memo {
             held.memo = memo.clone();
             self.settling.memo(held.lane.lease, memo);
@@ -239,7 +225,7 @@ impl Engine {
     }
 
     /// A lane that could start something waits for room.
-    fn starve(&mut self, id: WebhookId) {
+    pub(super) fn starve(&mut self, id: WebhookId) {
         if let Some(held) = self.lanes.get_mut(&id)
             && !held.starved
         {
@@ -274,17 +260,4 @@ impl Engine {
 /// whoever comes next finds some.
 fn has_room(under_way: u32, free: usize) -> bool {
     free > 0 && (under_way as usize) < free
-}
-
-/// What is to be done with the lane of this webhook.
-fn course(parts: &Parts, id: WebhookId) -> Course {
-    match parts.routes.route(id) {
-        Some(route) => match route.state {
-            RouteState::Active => Course::Deliver(route),
-            RouteState::Paused => Course::Wait,
-            RouteState::Disabled => Course::End(Fate::Failed, State::Failed, Fault::Disabled),
-        },
-        None if parts.routes.is_deleted(id) => Course::End(Fate::Cancelled, State::Cancelled, Fault::None),
-        None => Course::Wait,
-    }
 }

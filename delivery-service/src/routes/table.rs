@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -34,6 +34,8 @@ const DELETED_KEPT: usize = 100_000;
 pub struct Table {
     present: ArcSwap<Generation>,
     synced: AtomicBool,
+    /// Grows with every change, as soon as it is in force.
+    changes: AtomicU64,
     /// By the revision of their deletion.
     deleted: papaya::HashMap<WebhookId, u64, HashesIds>,
     /// Writers take turns. Holds what went into `deleted`, oldest first.
@@ -86,6 +88,11 @@ impl Table {
 
     pub fn route(&self, id: WebhookId) -> Option<Arc<Route>> {
         self.present.load().routes.pin().get(&id).cloned()
+    }
+
+    /// What was known of a webhook when this was the same is known of it still: cheap to ask.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Whether the feed has told this process that the webhook is gone. (False also for one that was
@@ -176,6 +183,7 @@ impl Table {
                 routes.remove(id);
             }
         }
+        self.changes.fetch_add(1, Ordering::Release);
         changed
     }
 
@@ -191,6 +199,7 @@ impl Table {
             }
         }
         self.present.store(Arc::new(Generation::of(staging.routes)));
+        self.changes.fetch_add(1, Ordering::Release);
         self.synced.store(true, Ordering::Release);
     }
 

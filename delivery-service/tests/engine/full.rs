@@ -63,7 +63,7 @@ impl Full {
     /// Waits until the engine has this webhook's lane.
     async fn has(&self, n: u64) {
         let known = async {
-            while self.lanes.status(WebhookId::new(1, n.into())).is_none() {
+            while self.lanes.status(WebhookId::new(1, n.into())).await.is_none() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

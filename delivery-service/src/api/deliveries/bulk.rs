@@ -43,7 +43,7 @@ impl Deliveries {
             failed_count: count(stands.failed),
             ..WebhookStatus::default()
         };
-        if let Some(lane) = (self.lane_status)(webhook_id) {
+        if let Some(lane) = (self.lane_status)(webhook_id).await {
             let now = self.clock.now();
             let circuit = match lane.probe {
                 None => CircuitState::Closed,

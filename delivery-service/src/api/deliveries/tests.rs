@@ -48,7 +48,7 @@ fn world_with(limits: Limits) -> World {
             withdrawals.send(id).unwrap();
             Box::pin(async {})
         }),
-        lane_status: Arc::new(|_| None),
+        lane_status: Arc::new(|_| Box::pin(async { None })),
         retrying: Arc::default(),
         watch,
         stop: CancellationToken::new(),
