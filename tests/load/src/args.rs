@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, default_value = "streamed")]
     pub publish: Mode,
 
-    /// Publishers: callers with one request under way each, or streams [default: 64, streams 4]
+    /// Publishers: callers with one request under way each, or streams [default: 256, batched 64, streams 4]
     #[arg(long)]
     pub callers: Option<usize>,
 
@@ -123,7 +123,11 @@ impl Role {
 
 impl Args {
     pub fn callers(&self) -> usize {
-        let usual = if self.publish == Mode::Streamed { 4 } else { 64 };
+        let usual = match self.publish {
+            Mode::Unary => 256,
+            Mode::Batched => 64,
+            Mode::Streamed => 4,
+        };
         self.callers.unwrap_or(usual).max(1)
     }
 }

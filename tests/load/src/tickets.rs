@@ -3,6 +3,7 @@
 //! by the events that it kept from being sent.
 
 use std::{
+    hint,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
@@ -11,6 +12,10 @@ use std::{
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use crate::receiver::now_us;
+
+/// A sleeper wakes up late by about so much: the pace is kept awake for the last bit of a pause, a tenth of it
+/// at most.
+const AWAKE: Duration = Duration::from_micros(200);
 
 /// An event that is to be published.
 #[derive(Debug, Clone, Copy)]
@@ -78,13 +83,17 @@ fn paced(rate: f64, most: u64, time: Duration) -> mpsc::Receiver<Ticket> {
     let (sender, tickets) = mpsc::channel(1 << 16);
     thread::spawn(move || {
         let (start, start_us) = (Instant::now(), now_us());
+        let awake = AWAKE.min(Duration::from_secs_f64(0.1 / rate));
         for n in 0..most {
             let due = Duration::from_secs_f64(n as f64 / rate);
             if due >= time {
                 break;
             }
-            if let Some(early) = due.checked_sub(start.elapsed()) {
+            if let Some(early) = due.checked_sub(start.elapsed() + awake) {
                 thread::sleep(early);
+            }
+            while start.elapsed() < due {
+                hint::spin_loop();
             }
             let due_us = start_us + due.as_micros() as u64;
             if sender.blocking_send(Ticket { n, due_us }).is_err() {
