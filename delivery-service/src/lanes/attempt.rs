@@ -29,6 +29,7 @@ pub struct Context {
 #[derive(Debug)]
 pub struct Ended {
     pub lane: Lease,
+    pub began: Instant,
     pub result: Result<Delivered, Parcel>,
 }
 
@@ -61,10 +62,10 @@ pub async fn run(
     route: &Route,
     mut parcel: Parcel,
     started: Instant,
-) -> Ended {
+) -> Result<Delivered, Parcel> {
     context.late.note(started.elapsed());
     if !context.lease.safe() {
-        return Ended { lane, result: Err(parcel) };
+        return Err(parcel);
     }
     let (body, now) = (parcel.pack(), context.clock.now());
     let outcome = context.sender.send(|| parcel.request(route, body.clone(), now)).await;
@@ -87,7 +88,7 @@ pub async fn run(
         status = outcome.http_status, fault = ?outcome.fault, fate = ?fate, "an attempt has ended"
     );
     let (strain, hold) = (strain(&outcome), retry::hold(&outcome));
-    Ended { lane, result: Ok(Delivered { parcel, fate, strain, hold, gone }) }
+    Ok(Delivered { parcel, fate, strain, hold, gone })
 }
 
 /// Writes into the head what follows from its last attempt.

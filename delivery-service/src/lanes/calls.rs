@@ -66,7 +66,7 @@ impl Engine {
             self.parts.routes.synced() && !self.draining && self.memory < self.parts.limits.memory_bytes;
         let room = self.parts.limits.lanes.saturating_sub(self.lanes.len()).min(CLAIM);
         // Others may have room. When nobody has, lanes that are due have their share of this process all the same.
-        let full = synced && self.attempts >= self.room.allows();
+        let full = synced && self.room.free(now) == 0;
         let overdue = self.passed_over.is_some_and(|since| now >= since + OVERDUE);
         let lanes = if synced && (!full || overdue) { room } else { 0 };
         self.passed_over = (full && !overdue).then(|| self.passed_over.unwrap_or(now));

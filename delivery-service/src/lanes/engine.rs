@@ -62,8 +62,6 @@ pub(super) struct Engine {
     pub calls: JoinSet<Reply>,
     pub ended: mpsc::UnboundedSender<Ended>,
     ends: mpsc::UnboundedReceiver<Ended>,
-    /// Under way now.
-    pub attempts: usize,
     pub room: Room,
     /// Bytes of bodies in lanes' windows.
     pub memory: usize,
@@ -120,7 +118,6 @@ impl Engine {
             calls: JoinSet::new(),
             ended,
             ends,
-            attempts: 0,
             memory: 0,
             batch_bytes: 0,
             entries: 0,
@@ -176,7 +173,7 @@ impl Engine {
                 break;
             }
         }
-        let (attempts, unstored) = (self.attempts, self.settling.waiting());
+        let (attempts, unstored) = (self.room.under_way(), self.settling.waiting());
         tracing::info!(attempts, unstored, "lanes are given back; what is named here will be sent again");
     }
 
@@ -189,7 +186,7 @@ impl Engine {
     }
 
     fn drained(&self) -> bool {
-        self.lanes.is_empty() && self.attempts == 0 && self.settling.done()
+        self.lanes.is_empty() && self.room.under_way() == 0 && self.settling.done()
     }
 
     fn hear(&mut self, input: Input) {
@@ -260,7 +257,7 @@ impl Engine {
             let most = if held.lane.gathers() { most / 2 } else { most };
             held.lane.offer(one.delivery, one.before, used < most);
         });
-        if known != Some(one.fence) && self.attempts >= self.room.allows() {
+        if known != Some(one.fence) && self.room.free(self.context.lease.now()) == 0 {
             // Its first turn would be in vain.
             self.starve(webhook_id);
         } else {
@@ -310,7 +307,7 @@ impl Engine {
 
     /// An attempt has ended.
     fn end(&mut self, ended: Ended, at: Moment) {
-        self.attempts -= 1;
+        self.room.ends(ended.began);
         self.batch_bytes -= ended.parcel().batch_bytes();
         // One request, a batch too: its oldest member speaks for it.
         if let Ok(delivered) = &ended.result
@@ -360,7 +357,7 @@ impl Engine {
             }
             self.make_ready(id);
         }
-        if self.room.learn(&self.context.late, self.attempts, !self.starved.is_empty(), now) {
+        if self.room.learn(&self.context.late, !self.starved.is_empty(), now) {
             self.feed(self.starved.len());
         }
         let at = Moment { now, time: self.context.clock.now() };
@@ -373,9 +370,9 @@ impl Engine {
         self.settle(now);
         self.claim(now);
         self.wake();
-        let behind = self.room.is_short() && self.memory > BEHIND;
+        let behind = self.room.is_short() && self.memory > BEHIND && !self.starved.is_empty();
         self.behind.send_if_modified(|before| std::mem::replace(before, behind) != behind);
-        self.parts.metrics.in_flight.set(self.attempts as i64);
+        self.parts.metrics.in_flight.set(self.room.under_way() as i64);
         self.parts.metrics.lanes_held.set(self.lanes.len() as i64);
     }
 

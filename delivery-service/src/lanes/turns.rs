@@ -9,7 +9,7 @@ use std::{
 use common::ids::WebhookId;
 
 use super::{
-    attempt,
+    attempt::{self, Ended},
     calls::{self, Reply},
     circuit::{Circuit, Moment},
     engine::Engine,
@@ -79,26 +79,26 @@ impl Engine {
             if held.unsure || !safe || pass == Pass::Nobody || !held.lane.waits() {
                 return false;
             }
-            let free = self.room.allows().saturating_sub(self.attempts);
+            let free = self.room.free(now);
             let full = self.batch_bytes >= self.parts.limits.memory_bytes && held.lane.gathers();
             if full || !has_room(held.gate.under_way(), free) || self.settling.waiting() >= UNSTORED {
                 self.starve(id);
                 return false;
             }
-            let short = free < self.room.allows() / 4;
+            let short = self.room.is_tight(now);
             let next = self.with(id, |held| {
                 let parcel = held.lane.take(pass, short)?;
                 held.gate.started(parcel.id(), parcel.asked(), pass, &route.policy, now);
                 Some(parcel)
             });
             let Some(parcel) = next.flatten() else { return false };
-            self.attempts += 1;
+            self.room.begins(now);
             self.batch_bytes += parcel.batch_bytes();
             let (context, route, ended) = (self.context.clone(), route.clone(), self.ended.clone());
             let started = Instant::now();
             tokio::spawn(async move {
-                let end = attempt::run(&context, lease, &route, parcel, started).await;
-                let _ = ended.send(end);
+                let result = attempt::run(&context, lease, &route, parcel, started).await;
+                let _ = ended.send(Ended { lane: lease, began: now, result });
             });
         }
         true
@@ -242,7 +242,7 @@ impl Engine {
     /// Those that have waited for room have it before lanes that are ready just now.
     pub(super) fn serve_starved(&mut self, at: Moment) {
         for _ in 0..std::mem::take(&mut self.hungry).min(self.starved.len()) {
-            if self.attempts >= self.room.allows() || self.settling.waiting() >= UNSTORED {
+            if self.room.free(at.now) == 0 || self.settling.waiting() >= UNSTORED {
                 return;
             }
             let Some(id) = self.starved.pop_front() else { return };
