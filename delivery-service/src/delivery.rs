@@ -203,6 +203,8 @@ impl Head {
         if self.attempts.len() >= KEPT_ATTEMPTS {
             self.attempts.remove(0);
         }
+        // Most need one.
+        self.attempts.reserve_exact(1);
         self.attempts.push(attempt);
     }
 

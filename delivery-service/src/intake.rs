@@ -15,7 +15,10 @@ use crate::{
     delivery::{Fault, Head},
     payload,
     queue::{New, QueueError, Stored, group::Group},
-    routes::{Route, RouteState, table::Table},
+    routes::{
+        Route, RouteState,
+        table::{Known, Table},
+    },
 };
 
 /// Takes events in.
@@ -63,26 +66,35 @@ impl Intake {
         }
         let mut counts = Vec::with_capacity(events.len());
         let mut new = Vec::with_capacity(events.len());
+        let mut known = Vec::with_capacity(events.len());
         for event in events {
             let before = new.len();
-            let id = self.deliveries(event, traceparent, &mut new);
+            let id = self.deliveries(event, traceparent, &mut new, &mut known);
             counts.push((id, new.len() - before));
         }
         let ids: Vec<_> = new.iter().map(|new| new.head.id()).collect();
-        let stored = if new.is_empty() { Vec::new() } else { self.group.enqueue(new).await };
+        let stored = if new.is_empty() { Vec::new() } else { self.group.enqueue(new, known).await };
         let mut stored = ids.into_iter().zip(stored);
         counts.into_iter().map(|(id, count)| accepted(id, stored.by_ref().take(count))).collect()
     }
 
     /// The deliveries of an event; answers its id.
-    fn deliveries(&self, event: Event, traceparent: Option<&str>, new: &mut Vec<New>) -> String {
+    fn deliveries(
+        &self,
+        event: Event,
+        traceparent: Option<&str>,
+        new: &mut Vec<New>,
+        known: &mut Vec<Known>,
+    ) -> String {
         let bodies = Bodies { event: &event, json: OnceCell::new(), xml: OnceCell::new() };
-        let routes = self.routes.matching(&event, || Subject::parse(bodies.json()));
+        let routes = self.routes.known_matching(&event, || Subject::parse(bodies.json()));
         let now = self.clock.now();
         let event_id = event_id(&event, now);
-        for route in routes {
+        for fired in routes {
+            let Some(route) = &fired.route else { continue };
             let id = DeliveryId::new(route.webhook_id.shard(self.shards), now.0, rand::random());
-            new.push(bodies.delivery(&route, id, &event_id, traceparent));
+            new.push(bodies.delivery(route, id, &event_id, traceparent));
+            known.push(fired);
         }
         event_id
     }

@@ -243,7 +243,7 @@ impl Engine {
                 self.early.insert(webhook_id);
                 return;
             }
-            let mut held = Held::given(lease, one.before, &self.parts.routes);
+            let mut held = Held::given(lease, one.before, one.known, &self.parts.routes);
             // It may have been withdrawn between being stored and being heard of.
             held.stale = self.withdrawn.contains_key(&webhook_id);
             held.alone = one.before.time().until(one.delivery.place.time()) >= LONE;

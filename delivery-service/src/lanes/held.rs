@@ -4,7 +4,6 @@
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use common::ids::WebhookId;
 
 use super::{
     circuit::{Circuit, Moment},
@@ -15,7 +14,10 @@ use super::{
 use crate::{
     delivery::{Fault, Place, State},
     queue::{Fate, LaneGrant, Lease},
-    routes::{Policy, Route, RouteState, table::Table},
+    routes::{
+        Policy, Route, RouteState,
+        table::{Known, Table},
+    },
 };
 
 /// What a lane's route says to do with it.
@@ -23,14 +25,6 @@ pub enum Course {
     Deliver(Arc<Route>),
     Wait,
     End(Fate, State, Fault),
-}
-
-/// A webhook as the table has it.
-struct Known {
-    /// `Table::changes` before it was looked up.
-    changes: u64,
-    route: Option<Arc<Route>>,
-    deleted: bool,
 }
 
 pub struct Held {
@@ -57,31 +51,19 @@ pub struct Held {
     pub told: bool,
 }
 
-impl Known {
-    fn of(id: WebhookId, routes: &Table) -> Self {
-        let (changes, route) = (routes.changes(), routes.route(id));
-        let deleted = route.is_none() && routes.is_deleted(id);
-        Self { changes, route, deleted }
-    }
-
-    fn course(&self) -> Course {
-        match &self.route {
+impl Course {
+    fn of(known: &Known) -> Self {
+        match &known.route {
             Some(route) => match route.state {
-                RouteState::Active => Course::Deliver(Arc::clone(route)),
-                RouteState::Paused => Course::Wait,
-                RouteState::Disabled => Course::End(Fate::Failed, State::Failed, Fault::Disabled),
+                RouteState::Active => Self::Deliver(Arc::clone(route)),
+                RouteState::Paused => Self::Wait,
+                RouteState::Disabled => Self::End(Fate::Failed, State::Failed, Fault::Disabled),
             },
-            None if self.deleted => Course::End(Fate::Cancelled, State::Cancelled, Fault::None),
-            None => Course::Wait,
+            None if known.deleted => Self::End(Fate::Cancelled, State::Cancelled, Fault::None),
+            None => Self::Wait,
         }
     }
 
-    fn revision(&self) -> u64 {
-        self.route.as_ref().map_or(0, |route| route.revision)
-    }
-}
-
-impl Course {
     /// How the lane is to be kept: as its route says while it delivers.
     pub fn manner(&self) -> Manner {
         match self {
@@ -93,20 +75,20 @@ impl Course {
 
 impl Held {
     /// A lane that was given with what has just been stored in it, after `before`.
-    pub fn given(lease: Lease, before: Place, routes: &Table) -> Self {
-        let known = Known::of(lease.webhook_id, routes);
-        let lane = Lane::new(lease, known.course().manner(), before);
+    pub fn given(lease: Lease, before: Place, known: Known, routes: &Table) -> Self {
+        let known = if routes.has_still(&known) { known } else { routes.known(lease.webhook_id) };
+        let lane = Lane::new(lease, Course::of(&known).manner(), before);
         Self::new(lane, Gate::default(), Bytes::new(), known)
     }
 
     /// A lane that was claimed.
     pub fn claimed(grant: LaneGrant, routes: &Table, at: Moment) -> Self {
-        let known = Known::of(grant.lane.webhook_id, routes);
-        let mut gate = Gate::new(Circuit::recall(&grant.memo, known.revision(), at));
+        let known = routes.known(grant.lane.webhook_id);
+        let mut gate = Gate::new(Circuit::recall(&grant.memo, revision(&known), at));
         if !grant.held.is_zero() {
             gate.hold(at.now + grant.held);
         }
-        let lane = Lane::claimed(grant.lane, known.course().manner(), grant.page, at.now);
+        let lane = Lane::claimed(grant.lane, Course::of(&known).manner(), grant.page, at.now);
         Self::new(lane, gate, grant.memo, known)
     }
 
@@ -130,14 +112,14 @@ impl Held {
 
     /// What is known of the webhook now.
     fn known(&mut self, routes: &Table) -> &Known {
-        if self.known.changes != routes.changes() {
-            self.known = Known::of(self.lane.lease.webhook_id, routes);
+        if !routes.has_still(&self.known) {
+            self.known = routes.known(self.lane.lease.webhook_id);
         }
         &self.known
     }
 
     pub fn course(&mut self, routes: &Table) -> Course {
-        self.known(routes).course()
+        Course::of(self.known(routes))
     }
 
     pub fn route(&mut self, routes: &Table) -> Option<Arc<Route>> {
@@ -146,7 +128,7 @@ impl Held {
 
     /// What the next holder must know.
     pub fn next_memo(&mut self, routes: &Table, at: Moment) -> Bytes {
-        let revision = self.known(routes).revision();
+        let revision = revision(self.known(routes));
         self.gate.circuit.memo(revision, at)
     }
 
@@ -182,6 +164,11 @@ impl Held {
         let hindered = self.unsure || self.gone || self.stale || self.gate.paced_until(now).is_some();
         self.alone && !hindered && self.gate.under_way() == 0 && self.lane.is_spent()
     }
+}
+
+/// Of the route; 0 when there is none.
+fn revision(known: &Known) -> u64 {
+    known.route.as_ref().map_or(0, |route| route.revision)
 }
 
 /// A lane's policy; of one whose route has gone the default one.

@@ -54,7 +54,10 @@ use crate::{
     delivery::Place,
     metrics::Metrics,
     queue::{Queue, Waiting},
-    routes::{disable::Disabling, table::Table},
+    routes::{
+        disable::Disabling,
+        table::{Known, Table},
+    },
     send::Sender,
 };
 
@@ -97,6 +100,8 @@ pub enum Input {
 #[derive(Debug)]
 pub struct Accepted {
     pub delivery: Waiting,
+    /// Its webhook as it was when the event fired it.
+    pub known: Known,
     /// The lane's last place before it.
     pub before: Place,
     pub fence: u64,

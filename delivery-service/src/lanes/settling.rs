@@ -63,7 +63,12 @@ impl Settling {
     /// An outcome that nothing waits for.
     pub fn success(&mut self, lane: Lease, settled: Settled) {
         self.deliveries += 1;
-        self.of(lane).deliveries.push(settled);
+        let deliveries = &mut self.of(lane).deliveries;
+        if deliveries.capacity() == 0 {
+            // Most lanes have one at a time.
+            deliveries.reserve_exact(1);
+        }
+        deliveries.push(settled);
     }
 
     /// Asks the store whether the lease is still good.

@@ -248,6 +248,10 @@ impl Window {
     fn push_fresh(&mut self, delivery: Waiting) {
         self.open.insert(delivery.place);
         self.bytes += delivery.body.len();
+        if self.fresh.capacity() == 0 {
+            // Most lanes have one at a time.
+            self.fresh.reserve_exact(1);
+        }
         self.fresh.push_back(delivery);
     }
 

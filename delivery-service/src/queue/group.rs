@@ -6,7 +6,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{LaneNow, New, Queue, QueueError, Stored, Waiting};
-use crate::lanes::{Accepted, Input, Lanes};
+use crate::{
+    lanes::{Accepted, Input, Lanes},
+    routes::table::Known,
+};
 
 /// Deliveries in one batch, and bytes of their bodies.
 const BATCH: usize = 1_024;
@@ -18,6 +21,7 @@ type Answer = Vec<Result<Stored, QueueError>>;
 
 struct Call {
     new: Vec<New>,
+    known: Vec<Known>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -36,12 +40,12 @@ impl Group {
         Self { calls }
     }
 
-    /// Stores deliveries; each is answered on its own, in order.
-    pub async fn enqueue(&self, new: Vec<New>) -> Answer {
+    /// Stores deliveries; each is answered on its own, in order. `known`: the webhook of each.
+    pub async fn enqueue(&self, new: Vec<New>, known: Vec<Known>) -> Answer {
         let count = new.len();
         let (answer, answered) = oneshot::channel();
         let stopped = || vec![Err(QueueError::Unavailable("the service is stopping".into())); count];
-        if self.calls.send(Call { new, answer }).await.is_err() {
+        if self.calls.send(Call { new, known, answer }).await.is_err() {
             return stopped();
         }
         answered.await.unwrap_or_else(|_| stopped())
@@ -52,18 +56,19 @@ async fn run(queue: Arc<dyn Queue>, lanes: Lanes, mut calls: mpsc::Receiver<Call
     while let Some(first) = calls.recv().await {
         lanes.caught_up().await;
         let mut callers = Vec::new();
-        let mut batch = Vec::new();
+        let (mut batch, mut known) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(call) = next {
             bytes += call.new.iter().map(|new| new.body.len()).sum::<usize>();
             callers.push((call.new.len(), call.answer));
             batch.extend(call.new);
+            known.extend(call.known);
             next = if batch.len() < BATCH && bytes < BATCH_BYTES { calls.try_recv().ok() } else { None };
         }
         let batch = Arc::new(batch);
         let results = queue.enqueue(batch.clone()).await;
-        hand_over(&lanes, batch, &results).await;
+        hand_over(&lanes, batch, known, &results).await;
         let mut results = results.into_iter();
         for (count, answer) in callers {
             // A caller that has gone away does not want to know.
@@ -73,15 +78,21 @@ async fn run(queue: Arc<dyn Queue>, lanes: Lanes, mut calls: mpsc::Receiver<Call
 }
 
 /// Gives the engine what it may start without reading it back.
-async fn hand_over(lanes: &Lanes, batch: Arc<Vec<New>>, results: &[Result<Stored, QueueError>]) {
+async fn hand_over(
+    lanes: &Lanes,
+    batch: Arc<Vec<New>>,
+    known: Vec<Known>,
+    results: &[Result<Stored, QueueError>],
+) {
     let batch = Arc::try_unwrap(batch).unwrap_or_else(|shared| (*shared).clone());
     let mut accepted = Vec::new();
     let mut due = false;
-    for (new, result) in batch.into_iter().zip(results) {
+    for ((new, known), result) in batch.into_iter().zip(known).zip(results) {
         match result {
             Ok(Stored::New { place, before, lane: LaneNow::Mine { fence, given } }) => {
                 accepted.push(Accepted {
                     delivery: Waiting { head: new.head, body: new.body, place: *place, scheduled: false },
+                    known,
                     before: *before,
                     fence: *fence,
                     given: *given,

@@ -5,11 +5,11 @@
 //! once and in the order of their ids, at a cost that depends on what fires and on how many lengths
 //! of prefixes there are, not on how many routes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Deref, sync::Arc};
 
 use common::matching::{Category, Kind, Name, UNDELIVERABLE};
 
-use super::Route;
+use super::{Route, short::Short};
 
 /// What of an event decides which routes it fires, filters apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +22,14 @@ pub enum Occasion<'a> {
     },
 }
 
-/// Sorted by webhook id.
-type Routes = Arc<[Arc<Route>]>;
-type Named = HashMap<Arc<str>, Routes>;
+/// Sorted by webhook id. One alone, as most are, is a step nearer.
+#[derive(Debug, Clone)]
+enum Routes {
+    One(Arc<Route>),
+    Others(Arc<[Arc<Route>]>),
+}
+
+type Named = HashMap<Short, Routes>;
 
 /// The routes of an account.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +40,38 @@ pub struct Account {
     prefixes: Arc<Named>,
     /// How long the prefixes are, in bytes, each length once.
     lengths: Box<[usize]>,
+}
+
+impl Deref for Routes {
+    type Target = [Arc<Route>];
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::One(route) => std::slice::from_ref(route),
+            Self::Others(routes) => routes,
+        }
+    }
+}
+
+impl From<Vec<Arc<Route>>> for Routes {
+    fn from(mut routes: Vec<Arc<Route>>) -> Self {
+        match routes.pop() {
+            Some(one) if routes.is_empty() => Self::One(one),
+            last => Self::Others(routes.into_iter().chain(last).collect()),
+        }
+    }
+}
+
+impl FromIterator<Arc<Route>> for Routes {
+    fn from_iter<T: IntoIterator<Item = Arc<Route>>>(routes: T) -> Self {
+        routes.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self::Others(Arc::default())
+    }
 }
 
 impl Account {
@@ -110,11 +147,11 @@ impl Account {
                 Name::Exact(name) => (Arc::make_mut(&mut self.exact), name, false),
                 Name::Prefix(name) => (Arc::make_mut(&mut self.prefixes), name, true),
             };
-            let list = lists.get(&**text);
+            let list = lists.get(text.as_bytes());
             let known = list.is_some();
             match edit(list.unwrap_or(&Routes::default())) {
                 Some(edited) if edited.is_empty() => {
-                    lists.remove(&**text);
+                    lists.remove(text.as_bytes());
                     new_lengths |= prefix;
                 }
                 Some(edited) => {
@@ -130,7 +167,7 @@ impl Account {
     }
 
     fn note_lengths(&mut self) {
-        let mut lengths: Vec<usize> = self.prefixes.keys().map(|prefix| prefix.len()).collect();
+        let mut lengths: Vec<usize> = self.prefixes.keys().map(|prefix| prefix.bytes().len()).collect();
         lengths.sort_unstable();
         lengths.dedup();
         self.lengths = lengths.into();
@@ -153,9 +190,9 @@ impl Account {
         let prefixes = self
             .lengths
             .iter()
-            .filter_map(|&length| name.get(..length))
+            .filter_map(|&length| name.as_bytes().get(..length))
             .filter_map(|prefix| self.prefixes.get(prefix));
-        for list in self.exact.get(name).into_iter().chain(prefixes) {
+        for list in self.exact.get(name.as_bytes()).into_iter().chain(prefixes) {
             let fits = |route: &&Arc<Route>| route.rule.category.is_none_or(|wanted| wanted == category);
             found.extend(list.iter().filter(fits).cloned());
         }

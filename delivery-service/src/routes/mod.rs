@@ -3,6 +3,7 @@
 pub mod account;
 pub mod convert;
 pub mod disable;
+mod short;
 pub mod table;
 pub mod upstream;
 pub mod watch;

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use super::{
     Route,
     account::{Account, Occasion},
+    short::Short,
 };
 
 /// Of so many webhooks it is remembered that they were deleted: the newest.
@@ -44,8 +45,18 @@ pub struct Table {
 
 #[derive(Debug, Default)]
 struct Generation {
-    accounts: papaya::HashMap<Box<str>, Arc<Account>>,
+    accounts: papaya::HashMap<Short, Account>,
     routes: papaya::HashMap<WebhookId, Arc<Route>, HashesIds>,
+}
+
+/// A webhook as a table had it.
+#[derive(Debug)]
+pub struct Known {
+    /// `Table::changes` before it was looked up.
+    changes: u64,
+    pub route: Option<Arc<Route>>,
+    /// See `Table::is_deleted`.
+    pub deleted: bool,
 }
 
 /// A change of a route. One that is older than what the table knows has no effect.
@@ -72,7 +83,7 @@ impl Table {
     pub fn candidates(&self, event: &Event) -> Vec<Arc<Route>> {
         let present = self.present.load();
         let accounts = present.accounts.pin();
-        accounts.get(&*event.license_code).map(|a| a.candidates(occasion(event))).unwrap_or_default()
+        accounts.get(event.license_code.as_bytes()).map(|a| a.candidates(occasion(event))).unwrap_or_default()
     }
 
     /// The routes that an event fires, filters included. `subject` is asked for at most once, and only
@@ -86,12 +97,33 @@ impl Table {
         routes
     }
 
+    /// The same, in a form in which they are known of still when they are used.
+    pub fn known_matching(
+        &self,
+        event: &Event,
+        subject: impl FnOnce() -> Subject,
+    ) -> impl Iterator<Item = Known> {
+        let changes = self.changes();
+        let routes = self.matching(event, subject).into_iter();
+        routes.map(move |route| Known { changes, route: Some(route), deleted: false })
+    }
+
+    pub fn known(&self, id: WebhookId) -> Known {
+        let (changes, route) = (self.changes(), self.route(id));
+        let deleted = route.is_none() && self.is_deleted(id);
+        Known { changes, route, deleted }
+    }
+
     pub fn route(&self, id: WebhookId) -> Option<Arc<Route>> {
         self.present.load().routes.pin().get(&id).cloned()
     }
 
-    /// What was known of a webhook when this was the same is known of it still: cheap to ask.
-    pub fn changes(&self) -> u64 {
+    /// Whether nothing has changed since that was looked up: cheap to ask.
+    pub fn has_still(&self, known: &Known) -> bool {
+        known.changes == self.changes()
+    }
+
+    fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
 
@@ -126,7 +158,7 @@ impl Table {
         let present = self.present.load();
         let mut accounts: HashMap<Box<str>, Account> = HashMap::new();
         let copy = |license_code: &str| {
-            present.accounts.pin().get(license_code).map(|a| Account::clone(a)).unwrap_or_default()
+            present.accounts.pin().get(license_code.as_bytes()).cloned().unwrap_or_default()
         };
         let mut latest: HashMap<WebhookId, (Option<Arc<Route>>, bool)> = HashMap::new();
         let mut changed = Vec::new();
@@ -173,9 +205,9 @@ impl Table {
         }
         for (license_code, account) in accounts {
             if account.is_empty() {
-                present.accounts.pin().remove(&license_code);
+                present.accounts.pin().remove(license_code.as_bytes());
             } else {
-                present.accounts.pin().insert(license_code, Arc::new(account));
+                present.accounts.pin().insert((&*license_code).into(), account);
             }
         }
         for (id, (route, _)) in &latest {
@@ -234,7 +266,7 @@ impl Generation {
         {
             let by_account = generation.accounts.pin();
             for (license_code, list) in accounts {
-                by_account.insert(license_code, Arc::new(Account::of(list)));
+                by_account.insert((&*license_code).into(), Account::of(list));
             }
             let by_id = generation.routes.pin();
             for (id, route) in routes {
