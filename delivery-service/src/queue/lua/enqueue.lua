@@ -84,12 +84,13 @@ local function enqueue_all(lane, value, at, letter, count, size)
     who, given = grant(lane, fence, holder, hold, n, value and struct.unpack('>I4', value, MEMO_SIZE) or 0)
     if given == 1 then fence, holder = who, me end
   end
-  local front = struct.pack(FRONT, fence, holder, first + count - 1, n + count, bytes + size, hold)
+  n, bytes, c = n + count, bytes + size, c + 2
+  changed[c - 1] = lane
   if value then
-    changed[c + 1], changed[c + 2], c = lane, front .. string.sub(value, BEHIND), c + 2
+    changed[c] = struct.pack(ENQUEUED, fence, holder, first + count - 1, n, bytes, hold, string.sub(value, BEHIND))
   else
     local license = ARGV[at + 1]
-    changed[c + 1], changed[c + 2], c = lane, front .. blank_rest(license) .. license, c + 2
+    changed[c] = struct.pack(NEW, fence, holder, first + count - 1, n, bytes, hold, blank_rest(license), license)
     made[m + 1], made[m + 2], m = '0', of_account(license, lane), m + 2
   end
   return struct.pack(PLAIN, who, given, before, first)
@@ -152,9 +153,9 @@ end
 
 local all, starts, letters, counts, sizes = {}, {}, {}, {}, {}
 do
-  local at = 12 + digests
-  while at <= #ARGV do
-    local k = #all + 1
+  local at, k, last = 12 + digests, 0, #ARGV
+  while at <= last do
+    k = k + 1
     all[k], starts[k] = ARGV[at], at
     letters[k], counts[k], sizes[k] = struct.unpack(HOW, ARGV[at + 2])
     at = at + 3 + counts[k] * each_takes

@@ -12,7 +12,7 @@ local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
 local ended_age, failed_age = tonumber(ARGV[5]), tonumber(ARGV[6])
 local freed, waiting, news, woken, soon = {}, {}, {}, {}, now + math.min(ended_age, failed_age)
 -- What of a lane's fields says how one that ended changes it.
-local SETTLED = MIDDLE .. 'BI4I2'
+local SETTLING = MIDDLE .. 'BI4I2'
 -- What is written for all lanes together.
 local records, dropped, changed, history = {}, {}, {}, {}
 
@@ -34,7 +34,7 @@ local function settled(lane, value, at, ended)
   local fence, done_to, release, _, _, ended_bytes, others = struct.unpack(HEADER, header)
   if not value or #value < LANE_SIZE or #header > HEADER_SIZE or others > 0 then return nil end
   local held, holder, last, n, bytes, hold, done, age, kept, late, memo_size, license_size =
-    struct.unpack(SETTLED, value)
+    struct.unpack(SETTLING, value)
   if held ~= fence or holder ~= me or late == 1 then return nil end
   if release ~= KEPT then
     if release ~= FREE or woken[lane] or n ~= ended then return nil end
@@ -47,8 +47,8 @@ local function settled(lane, value, at, ended)
   end
   if release ~= KEPT then freed[#freed + 1] = lane end
   n, bytes = n - ended, bytes - ended_bytes
-  return struct.pack(MIDDLE, fence, holder, last, n > 0 and n or 0, bytes > 0 and bytes or 0, hold,
-    done > done_to and done or done_to, age, kept + ended) .. string.sub(value, REST) .. ARGV[at + 2]
+  return struct.pack(SETTLED, fence, holder, last, n > 0 and n or 0, bytes > 0 and bytes or 0, hold,
+    done > done_to and done or done_to, age, kept + ended, string.sub(value, REST), ARGV[at + 2])
 end
 
 -- The same of any lane; with `looks` what ended is no longer among the open ones.
@@ -170,9 +170,10 @@ local function settle(lane, value, at, ended, looks)
   return 1, l
 end
 
-local all, starts, counts, marks, at = {}, {}, {}, {}, 7
-while at <= #ARGV do
-  local k, ended, header = #all + 1, #ARGV[at + 2] / ENTRY, ARGV[at + 1]
+local all, starts, counts, marks, at, k, size = {}, {}, {}, {}, 7, 0, #ARGV
+while at <= size do
+  local ended, header = #ARGV[at + 2] / ENTRY, ARGV[at + 1]
+  k = k + 1
   all[k], starts[k], counts[k] = ARGV[at], at, ended
   if string.byte(header, 17) ~= KEPT then marks[#marks + 1] = ARGV[at] .. 'w' end
   at = at + 3 + ended * 2 + struct.unpack('>I4', header, HEADER_SIZE - 3) * 4
@@ -185,12 +186,12 @@ for i = 1, #marks, 4000 do
 end
 
 -- Most lanes take a command for all of them: they go on, or nothing is left in them, and what ended was open.
-local stored, answers, others, members = values(states, all), {}, {}, {}
+local stored, answers, others, members, c = values(states, all), {}, {}, {}, 0
 for i, lane in ipairs(all) do
   local value = settled(lane, stored[i], starts[i], counts[i])
   if value then
     gather(starts[i], counts[i], dropped, members, records)
-    changed[#changed + 1], changed[#changed + 2], answers[i] = lane, value, 1
+    changed[c + 1], changed[c + 2], c, answers[i] = lane, value, c + 2, 1
   else
     others[#others + 1] = i
   end
