@@ -14,8 +14,8 @@ use ulid::Ulid;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WebhookId(u128);
 
-/// 32 lower-case hex digits: the shard of its lane (2 bytes), the time (6 bytes, ms), and chance (8
-/// bytes).
+/// 32 lower-case hex digits: the shard of its lane (2 bytes), the time (6 bytes, ms), chance (7 bytes), and which
+/// one it is of those that share a body (1 byte; 0: it shares with none). These have all else in common.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct DeliveryId([u8; 16]);
 
@@ -55,12 +55,25 @@ impl WebhookId {
 }
 
 impl DeliveryId {
+    /// Of `chance` the lower 7 bytes.
     pub fn new(shard: u16, now_ms: i64, chance: u64) -> Self {
         let mut bytes = [0; 16];
         bytes[..2].copy_from_slice(&shard.to_be_bytes());
         bytes[2..8].copy_from_slice(&now_ms.to_be_bytes()[2..]);
-        bytes[8..].copy_from_slice(&chance.to_be_bytes());
+        bytes[8..15].copy_from_slice(&chance.to_be_bytes()[1..]);
         Self(bytes)
+    }
+
+    /// The one of this number among those that share a body.
+    pub fn sharing(mut self, number: u8) -> Self {
+        self.0[15] = number;
+        self
+    }
+
+    /// What it has in common with those that it shares a body with, if it does.
+    pub fn shared(self) -> Option<[u8; 15]> {
+        let [common @ .., number] = self.0;
+        (number > 0).then_some(common)
     }
 
     pub fn bytes(self) -> [u8; 16] {
@@ -184,6 +197,12 @@ mod tests {
         assert_eq!(delivery.to_string().len(), 32);
         assert_eq!(delivery.to_string().parse(), Ok(delivery));
         assert_eq!(delivery.shard(), 513);
+        assert_eq!(delivery.shared(), None);
+        let (first, last) = (delivery.sharing(1), delivery.sharing(255));
+        assert_ne!(first, last);
+        assert_eq!(first.shared(), last.shared());
+        assert_eq!(first.shared().as_ref().map(|common| &common[..]), delivery.bytes().get(..15));
+        assert_eq!(first.to_string().parse(), Ok(first));
         for text in ["", "wh_", "wh_abc", &webhook.to_string().to_lowercase(), "x", &webhook.to_string()[3..]]
         {
             assert_eq!(text.parse::<WebhookId>(), Err(NotAnId), "{text}");

@@ -90,9 +90,15 @@ impl Intake {
         let routes = self.routes.known_matching(&event, || Subject::parse(bodies.json()));
         let now = self.clock.now();
         let event_id = event_id(&event, now);
-        for fired in routes {
+        let (mut routes, before) = (routes.peekable(), new.len());
+        let (mut json, mut xml) = (Alike::default(), Alike::default());
+        while let Some(fired) = routes.next() {
+            let alone = new.len() == before && routes.peek().is_none();
             let Some(route) = &fired.route else { continue };
-            let id = DeliveryId::new(route.webhook_id.shard(self.shards), now.0, rand::random());
+            let alike = if route.xml { &mut xml } else { &mut json };
+            let (chance, number) = if alone { (rand::random(), 0) } else { alike.next() };
+            let shard = route.webhook_id.shard(self.shards);
+            let id = DeliveryId::new(shard, now.0, chance).sharing(number);
             new.push(bodies.delivery(route, id, &event_id, traceparent));
             known.push(fired);
         }
@@ -123,6 +129,24 @@ impl Bodies<'_> {
         head.body_bytes = body.len() as u32;
         let failed = (route.state == RouteState::Disabled).then_some(Fault::Disabled);
         New { head, body, dedupe: self.event.id.is_some(), failed }
+    }
+}
+
+/// What the ids of deliveries have in common whose body is the same, so that a store can keep it once.
+#[derive(Default)]
+struct Alike {
+    chance: u64,
+    number: u8,
+}
+
+impl Alike {
+    /// The next one's chance, and its number among those that have that in common.
+    fn next(&mut self) -> (u64, u8) {
+        if self.number == 0 || self.number == u8::MAX {
+            *self = Self { chance: rand::random(), number: 0 };
+        }
+        self.number += 1;
+        (self.chance, self.number)
     }
 }
 
@@ -173,6 +197,8 @@ fn accepted(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::{delivery::Place, queue::LaneNow};
 
@@ -182,6 +208,20 @@ mod tests {
 
     fn fresh() -> Result<Stored, QueueError> {
         Ok(Stored::New { place: Place(1), before: Place(0), lane: LaneNow::Due })
+    }
+
+    #[test]
+    fn those_alike_have_all_but_a_number_in_common() {
+        let mut alike = Alike::default();
+        let all: Vec<_> = (0..300).map(|_| alike.next()).collect();
+        let ids = |all: &[(u64, u8)]| {
+            all.iter().map(|(chance, n)| DeliveryId::new(0, 0, *chance).sharing(*n)).collect::<Vec<_>>()
+        };
+        let distinct = |ids: &[DeliveryId]| ids.iter().collect::<HashSet<_>>().len();
+        assert_eq!(distinct(&ids(&all)), 300);
+        let shared = |all| ids(all).iter().map(|id| id.shared()).collect::<HashSet<_>>();
+        assert_eq!((shared(&all[..255]).len(), shared(&all[255..]).len(), shared(&all).len()), (1, 1, 2));
+        assert!(!shared(&all).contains(&None));
     }
 
     #[test]

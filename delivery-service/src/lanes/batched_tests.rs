@@ -112,7 +112,7 @@ impl Bench {
         let Some(want) = self.lane.wants(true) else { return Vec::new() };
         self.lane.reading(&want);
         let Want::Fetch(ids) = want else { panic!("{want:?}") };
-        let found: Vec<u64> = ids.iter().map(|id| id.bytes()[8..].iter().fold(0, shift)).collect();
+        let found: Vec<u64> = ids.iter().map(|id| id.bytes()[8..15].iter().fold(0, shift)).collect();
         self.lane.fetched(found.iter().map(|ms| Some(waiting(*ms, "?"))).collect());
         found
     }

@@ -57,7 +57,7 @@ fn are_new(stored: &[Result<Stored, QueueError>]) -> bool {
 async fn waiting(queue: &DiskQueue) -> Vec<u64> {
     let claimed = queue.claim(9, PAGE).await.unwrap();
     let pages = claimed.lanes.into_iter().flat_map(|grant| grant.page.deliveries);
-    pages.map(|waiting| u128::from_be_bytes(waiting.head.id().bytes()) as u64).collect()
+    pages.map(|waiting| u128::from_be_bytes(waiting.head.id().bytes()) as u64 >> 8).collect()
 }
 
 #[tokio::test]

@@ -13,7 +13,8 @@
 //! | `P:{qN}:hints:HOLDER` | channel: lanes that have come to its news |
 //! | `P:{qN}:news:HOLDER` | set: lanes it held when something happened in them; with `w` behind: that were woken; with `c`: from which others withdrew |
 //! | `P:{qN}:heads` | hash: delivery id → mark and head (`redis_record.rs`) |
-//! | `P:{qN}:bodies` | hash: delivery id → body, of those that are open or FAILED |
+//! | `P:{qN}:bodies` | hash: delivery id, or what the ids of several have in common → body, of those that are open or FAILED |
+//! | `P:{qN}:shares` | hash: what ids have in common → how many need their body |
 //! | `P:{qN}:states` | hash: lane → what is kept of it, packed (`lua/lane.lua`): fence, holder (blanks: free), last (place), n and bytes (open), hold (until ms), done (to which place all fresh ones are), age (when its history is looked at), ended (in history), late (1: some are or were scheduled), bulk and bulk_to (places: what is left of a bulk retry), license, memo, the newest of its history |
 //! | `P:{qN}:bulk` | zset: lane with a bulk retry → when its next slice is due, ms |
 //! | `P:{qN}:open` | zset of all open ones in order of lane and place: lane, place (8 bytes) and delivery id, all with score 0 |
@@ -57,7 +58,7 @@ use crate::delivery::State;
 /// Shards of a new store on a cluster. On one server more than one only adds calls.
 const CLUSTER_SHARDS: u16 = 64;
 /// How keys and records are laid out. Stores of another layout are refused.
-const LAYOUT: &str = "layout-2";
+const LAYOUT: &str = "layout-3";
 
 /// Deliveries in Redis.
 pub struct RedisQueue {

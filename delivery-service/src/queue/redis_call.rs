@@ -15,6 +15,7 @@ use super::QueueError;
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
+const BODIES: &str = include_str!("lua/bodies.lua");
 const LANE: &str = include_str!("lua/lane.lua");
 const EVENTS: &str = include_str!("lua/events.lua");
 const HISTORY: &str = include_str!("lua/history.lua");
@@ -56,18 +57,18 @@ impl Verbs {
         let frees = |parts: &[&str]| verb(" flags=allow-oom", parts);
         let reads = |parts: &[&str]| verb(" flags=no-writes", parts);
         Self {
-            enqueue: verb("", &[HISTORY, EVENTS, include_str!("lua/enqueue.lua")]),
-            claim: frees(&[HISTORY, EVENTS, PAGE, include_str!("lua/claim.lua")]),
+            enqueue: verb("", &[BODIES, HISTORY, EVENTS, include_str!("lua/enqueue.lua")]),
+            claim: frees(&[BODIES, HISTORY, EVENTS, PAGE, include_str!("lua/claim.lua")]),
             scan: frees(&[include_str!("lua/scan.lua")]),
-            fetch: reads(&[include_str!("lua/fetch.lua")]),
-            read: frees(&[PAGE, include_str!("lua/read.lua")]),
-            settle: frees(&[HISTORY, include_str!("lua/settle.lua")]),
+            fetch: reads(&[BODIES, include_str!("lua/fetch.lua")]),
+            read: frees(&[BODIES, PAGE, include_str!("lua/read.lua")]),
+            settle: frees(&[BODIES, HISTORY, include_str!("lua/settle.lua")]),
             retry: frees(&[include_str!("lua/retry.lua")]),
             wake: frees(&[include_str!("lua/wake.lua")]),
             list: reads(&[include_str!("lua/list.lua")]),
-            get: reads(&[include_str!("lua/get.lua")]),
+            get: reads(&[BODIES, include_str!("lua/get.lua")]),
             status: reads(&[include_str!("lua/status.lua")]),
-            cancel: frees(&[HISTORY, include_str!("lua/cancel.lua")]),
+            cancel: frees(&[BODIES, HISTORY, include_str!("lua/cancel.lua")]),
             bulk: frees(&[include_str!("lua/bulk.lua")]),
             bulk_stop: frees(&[include_str!("lua/bulk_stop.lua")]),
             bulks: frees(&[include_str!("lua/bulks.lua")]),

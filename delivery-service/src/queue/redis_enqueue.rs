@@ -1,11 +1,12 @@
 //! Storing deliveries: batches cut into calls, lane by lane.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     iter,
     sync::Arc,
 };
 
+use bytes::Bytes;
 use common::ids::{DeliveryId, WebhookId};
 use futures_util::future::join_all;
 use redis::{Cmd, RedisWrite, Value};
@@ -151,7 +152,28 @@ impl RedisQueue {
     fn enqueue_call(&self, shard: u16, lanes: &Lanes, new: &[New]) -> Result<Asked, QueueError> {
         let limits = &self.limits;
         let all = || lanes.iter().flat_map(|(lane, indexes)| indexes.iter().map(move |&i| (*lane, &new[i])));
-        let (count, bytes) = all().fold((0, 0), |(n, bytes), (_, new)| (n + 1, bytes + new.body.len()));
+        // Of those that share a body the first brings it.
+        let mut shared: HashMap<[u8; 15], &Bytes> = HashMap::new();
+        let mut brings = Vec::new();
+        let (mut count, mut bytes) = (0, 0);
+        for (_, New { head, body, .. }) in all() {
+            let first = match head.id().shared() {
+                None => true,
+                Some(common) => match shared.entry(common) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(body);
+                        true
+                    }
+                    Entry::Occupied(entry) if **entry.get() == *body => false,
+                    Entry::Occupied(_) => {
+                        return Err(damaged("deliveries share a body that is not the same"));
+                    }
+                },
+            };
+            brings.push(first);
+            count += 1;
+            bytes += if first { body.len() } else { 0 };
+        }
         // A cluster's client can send what has moved elsewhere only command by command.
         let apart = self.durable.is_none() && !self.connection.is_cluster();
         let mut bodies = apart.then(|| Cmd::with_capacity(count * 2 + 2, bytes + count * 16 + 64));
@@ -168,7 +190,7 @@ impl RedisQueue {
             .arg(limits.backlog_bytes);
         call.arg(limits.failed_kept).arg(millis(limits.ended_age)).arg(millis(limits.failed_age));
         call.arg(record::full());
-        call.arg(u8::from(!apart));
+        call.arg(u8::from(!apart)).arg(u8::from(!shared.is_empty()));
         let digests = all().filter(|(_, new)| new.dedupe);
         let digests: Vec<_> = digests.map(|(lane, new)| event_digest(lane, &new.head.event_id)).collect();
         let distinct = digests.iter().collect::<HashSet<_>>().len() == digests.len();
@@ -176,6 +198,7 @@ impl RedisQueue {
         for digest in &digests {
             call.arg(digest);
         }
+        let mut brings = brings.into_iter();
         for (lane, indexes) in lanes {
             let of_lane = || indexes.iter().map(|&i| &new[i]);
             call.arg(&lane.bytes()).arg(&new[indexes[0]].head.license_code).arg(how(of_lane(), distinct));
@@ -184,9 +207,14 @@ impl RedisQueue {
                     return Err(damaged("a delivery's id carries another shard than its webhook's"));
                 }
                 call.arg(&head.id().bytes()).arg(record::new(head, body, *failed));
+                let brought = brings.next().unwrap_or(true);
                 match &mut bodies {
-                    Some(bodies) => bodies.arg(&head.id().bytes()).arg(&body[..]),
-                    None => call.arg(&body[..]),
+                    Some(bodies) if brought => match head.id().shared() {
+                        Some(common) => bodies.arg(&common[..]).arg(&body[..]),
+                        None => bodies.arg(&head.id().bytes()).arg(&body[..]),
+                    },
+                    Some(bodies) => bodies,
+                    None => call.arg(if brought { &body[..] } else { &[] }),
                 };
             }
         }

@@ -92,7 +92,7 @@ fn a_plain_request_carries_these_headers_and_no_others() {
     let route = route("https://h.example/", UrlParameters::None);
     let body = Bytes::from_static(b"{}");
     let request = build(&route, &head("cart"), body.clone(), NOW);
-    let id = "0201018bcfe568000000000000000007";
+    let id = "0201018bcfe568000000000000000700";
     let mut signature = format!("{id}1800000000").into_bytes();
     signature::sign(&route.signing_keys, id.len(), &body, NOW, &mut signature);
     let signature = String::from_utf8(signature.split_off(42)).unwrap();

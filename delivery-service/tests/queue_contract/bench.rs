@@ -75,7 +75,12 @@ pub fn lane(number: u64) -> WebhookId {
 
 /// The delivery of this number for a lane, with an event id of its own.
 pub fn new_for(queue: &dyn Queue, lane: WebhookId, number: u64) -> New {
-    let id = DeliveryId::new(lane.shard(queue.shards()), 1_700_000_000_000, number);
+    sharing(queue, lane, number, 0)
+}
+
+/// The same, the nth of those that share its body.
+pub fn sharing(queue: &dyn Queue, lane: WebhookId, number: u64, n: u8) -> New {
+    let id = DeliveryId::new(lane.shard(queue.shards()), 1_700_000_000_000, number).sharing(n);
     let body = Bytes::from(format!("body {number}"));
     let mut head = Head::new(id, lane);
     head.license_code = ACCOUNT.into();
@@ -126,11 +131,8 @@ impl<B: Backend> Bench<B> {
     }
 
     pub async fn put_as(&self, new: New) -> Put {
-        let head = new.head.clone();
-        match self.enqueue(new).await {
-            Stored::New { place, before, lane: now } => Put { id: head.id(), head, place, before, now },
-            other => panic!("not stored: {other:?}"),
-        }
+        let stored = self.enqueue(new.clone()).await;
+        Put::of(new, stored)
     }
 
     pub async fn put_many(&self, lane: WebhookId, count: usize) -> Vec<Put> {
@@ -189,6 +191,13 @@ impl<B: Backend> Bench<B> {
 }
 
 impl Put {
+    pub fn of(New { head, .. }: New, stored: Stored) -> Self {
+        match stored {
+            Stored::New { place, before, lane: now } => Self { id: head.id(), head, place, before, now },
+            other => panic!("not stored: {other:?}"),
+        }
+    }
+
     /// The lease that storing it brought or found.
     pub fn lease(&self) -> Lease {
         match self.now {

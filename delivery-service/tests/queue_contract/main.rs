@@ -25,6 +25,7 @@ mod oracle;
 mod retry;
 mod scan;
 mod settle;
+mod sharing;
 
 /// A test of every promise for every backend, named `BACKEND_tests::ROOM::PROMISE`.
 macro_rules! contract {
@@ -57,6 +58,11 @@ contract! {
             a_full_lane_fails_its_own_deliveries
             a_lane_is_full_by_bytes_too
             a_delivery_can_fail_as_it_is_stored
+        ]
+        sharing: [
+            a_shared_body_stays_until_the_last_has_ended
+            some_that_share_may_not_be_stored
+            history_gives_its_part_of_a_body_back
         ]
         claim: [
             nothing_is_due_in_an_empty_store

@@ -15,7 +15,7 @@ use delivery_service::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
-    bench::{Backend, lane, new_for},
+    bench::{Backend, lane, sharing},
     holder::{Holder, Work},
     oracle::Oracle,
 };
@@ -101,10 +101,13 @@ impl<B: Backend> Run<'_, B> {
         if self.beats[self.holders[at].me].0 < self.oracle.now {
             self.claim(at, 0).await?;
         }
-        let mut batch = Vec::new();
-        for _ in 0..=self.any(3) {
-            let lane = self.lane();
-            let mut new = new_for(&*self.holders[at].queue, lane, self.published.len() as u64 + 1);
+        let (mut batch, first, share) = (Vec::new(), self.published.len() as u64 + 1, self.chance(50));
+        for n in 0..=self.any(3) {
+            let (lane, queue) = (self.lane(), &*self.holders[at].queue);
+            let mut new = match share {
+                true => sharing(queue, lane, first, n as u8 + 1),
+                false => sharing(queue, lane, first + n as u64, 0),
+            };
             if self.chance(30) && !self.published.is_empty() {
                 let first = self.any(self.published.len());
                 new.head.event_id.clone_from(&self.published[first].head.event_id);

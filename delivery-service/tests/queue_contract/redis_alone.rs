@@ -16,7 +16,7 @@ use delivery_service::{
 use redis::{Value, cmd};
 
 use crate::{
-    bench::{ACCOUNT, Backend, Bench, MINUTE, lane, page, put_ids},
+    bench::{ACCOUNT, Backend, Bench, MINUTE, Put, lane, page, put_ids, sharing},
     redis::{Single, open},
     redis_server::Server,
 };
@@ -68,7 +68,7 @@ async fn an_emptied_server_is_a_new_store() {
     assert_eq!(listed.deliveries.iter().map(|(head, _)| head.id()).collect::<Vec<_>>(), [put.id]);
     bench.settle(put.lease(), vec![put.settled(Fate::Succeeded)], UNREAD).await;
     let shards = format!("{}:shards", bench.backend.prefix());
-    assert_eq!(ask(&bench, &[b"GET", shards.as_bytes()]).await, Value::BulkString(b"layout-2 1".to_vec()));
+    assert_eq!(ask(&bench, &[b"GET", shards.as_bytes()]).await, Value::BulkString(b"layout-3 1".to_vec()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,14 +248,14 @@ async fn bodies_of_what_is_not_kept_do_not_stay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_another_size_keeps_its_shards() {
     let server = Server::start();
-    server.ask(cmd("SET").arg("p:shards").arg("layout-2 16")).await;
+    server.ask(cmd("SET").arg("p:shards").arg("layout-3 16")).await;
     let offset = Arc::new(AtomicI64::new(0));
     let queue = open(&server.address(), "p", &Limits::default(), &offset).await;
     assert_eq!(queue.shards(), 16);
     let batch: Vec<_> = (1..=40).map(|n| crate::bench::new_for(&*queue, lane(n), n)).collect();
     assert!(queue.enqueue(Arc::new(batch)).await.iter().all(Result::is_ok));
     // A number that is none, a store of another layout, one of before there was a layout.
-    for fixed in ["layout-2 3", "layout-1 16", "16"] {
+    for fixed in ["layout-3 3", "layout-2 16", "16"] {
         server.ask(cmd("SET").arg("q:shards").arg(fixed)).await;
         let connection = crate::redis::connection(&server.address());
         let refused = RedisQueue::open(connection, "q", Limits::default()).await;
@@ -290,6 +290,27 @@ async fn of_lanes_in_which_nothing_happens_any_more_nothing_stays() {
         assert_eq!(left(command, key).await, Value::Int(0), "{key}");
     }
     assert_eq!(left(b"ZCARD", "accounts").await, Value::Int(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_body_is_stored_once_and_leaves_nothing() {
+    let bench = Bench::<Single>::start().await;
+    let new: Vec<_> = (1..=255).map(|n| sharing(&*bench.queue, lane(n.into()), 1_000, n)).collect();
+    let stored = bench.queue.enqueue(Arc::new(new.clone())).await;
+    let puts = new.into_iter().zip(stored).map(|(new, stored)| Put::of(new, stored.unwrap()));
+    let puts: Vec<_> = puts.collect();
+    let left = async |key: &str| {
+        let key = format!("{}:{{q0}}:{key}", bench.backend.prefix());
+        ask(&bench, &[b"HLEN", key.as_bytes()]).await
+    };
+    assert_eq!((left("bodies").await, left("shares").await), (Value::Int(1), Value::Int(1)));
+    for put in &puts {
+        assert!(bench.get(put.id).await.body.is_some());
+        bench.settle(put.lease(), vec![put.settled(Fate::Succeeded)], None).await;
+        // A call whose answer was lost is repeated.
+        bench.settle(put.lease(), vec![put.settled(Fate::Succeeded)], None).await;
+    }
+    assert_eq!((left("bodies").await, left("shares").await), (Value::Int(0), Value::Int(0)));
 }
 
 /// So many answers as asked for, and no verb without one: the bound of what one call takes is passed.

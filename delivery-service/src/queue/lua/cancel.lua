@@ -7,9 +7,12 @@ if not l then return { 0 } end
 
 local found, rest = {}, 0
 if #ARGV > 8 then
-  local named, members = { unpack(ARGV, 9) }, {}
+  local named, members, seen = { unpack(ARGV, 9) }, {}, {}
   for i, record in ipairs(values(heads, named)) do
-    if record then members[#members + 1] = member(lane, struct.unpack('>I8', record), named[i]) end
+    if record and not seen[named[i]] then
+      seen[named[i]] = true
+      members[#members + 1] = member(lane, struct.unpack('>I8', record), named[i])
+    end
   end
   local scores = #members > 0 and redis.call('ZMSCORE', open, unpack(members)) or {}
   for i, score in ipairs(scores) do
@@ -45,7 +48,7 @@ end
 if #dropped == 0 then return answer end
 
 each('HSET', heads, records)
-each('HDEL', bodies, dropped)
+drop(dropped)
 l.n = l.n - each('ZREM', open, found)
 each('ZREM', sched, dropped)
 remember(lane, l, table.concat(entries))

@@ -1,8 +1,9 @@
 -- Stores deliveries, lane by lane. ARGV[3…]: dedupe window ms, backlog count and bytes, kept failed, ages of
--- ended and failed (ms), what makes a head one of a full lane, "1" if bodies come with the heads; how many event
--- digests follow, and these, in the order of their deliveries; then for each lane: id, license, HOW, and for each
--- delivery: id, its mark but the place, and its head, perhaps body. Else the bodies are there already, in the same
--- transaction: Lua hashes every byte of what it is given.
+-- ended and failed (ms), what makes a head one of a full lane, "1" if bodies come with the heads, "1" if some
+-- share theirs; how many event digests follow, and these, in the order of their deliveries; then for each lane: id,
+-- license, HOW, and for each delivery: id, its mark but the place, and its head, perhaps body (a shared one with the
+-- first, the others have ""). Else the bodies are there already, in the same transaction: Lua hashes every byte of
+-- what it is given.
 -- Answers for each lane PLAIN when all were stored: who ("fence", -1 due, 0 not now), 1 if it was given now, last
 -- place before, place of the first. Else a list: an error's text; or who, 1 if given, last place before, and for
 -- each delivery its place, its place negated when it ended at once, or the id of the one there was. Behind them 1
@@ -15,12 +16,12 @@ local DIGESTS, MIXED = string.byte('dm', 1, 2)
 local window, max_count, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local failed_kept, ended_age, failed_age, full = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 local opened, new_heads, new_bodies, unwanted, granted, due = {}, {}, {}, {}, {}, {}
-local changed, failing, made = {}, {}, {}
+local changed, failing, made, sharers = {}, {}, {}, {}
 
 -- Events are noted when all else is done: what fails before leaves none that would be taken for stored.
-local digests, noted, known, bucket, since = tonumber(ARGV[11]), {}, nil, nil, nil
-if digests > 0 then known, bucket, since = events(window, 12, 11 + digests) end
-local digest, each_takes, floor = 11, ARGV[10] == '1' and 3 or 2, now * 2048
+local digests, noted, known, bucket, since = tonumber(ARGV[12]), {}, nil, nil, nil
+if digests > 0 then known, bucket, since = events(window, 13, 12 + digests) end
+local digest, each_takes, floor, sharing = 12, ARGV[10] == '1' and 3 or 2, now * 2048, ARGV[11] == '1'
 local repeats = digests > 0 and next(known) ~= nil
 
 -- Whose a lane is that has more to do, and whether it was given now.
@@ -47,7 +48,18 @@ end
 local packed_places = {}
 
 -- How much there is in what is written for all lanes together: Lua would count it anew each time.
-local o, h, b, e, c, m = 0, 0, 0, 0, 0, 0
+local o, h, b, e, c, m, s = 0, 0, 0, 0, 0, 0, 0
+
+-- A delivery's body is needed.
+local function need(id, body)
+  local field = shared(id)
+  if field then
+    s = s + 1
+    sharers[s] = field
+  elseif each_takes == 3 then
+    new_bodies[b + 1], new_bodies[b + 2], b = id, body, b + 2
+  end
+end
 
 -- All of them, where nothing is to be looked at one by one; else nil, and nothing has happened.
 local function enqueue_all(lane, value, at, letter, count, size)
@@ -76,7 +88,7 @@ local function enqueue_all(lane, value, at, letter, count, size)
       digest = digest + 1
       noted[e + 1], noted[e + 2], e = ARGV[digest], id .. since, e + 2
     end
-    if each_takes == 3 then new_bodies[b + 1], new_bodies[b + 2], b = id, ARGV[i + 2], b + 2 end
+    if sharing or each_takes == 3 then need(id, ARGV[i + 2]) end
     i = i + each_takes
   end
   local who, given = fence, 0
@@ -113,7 +125,6 @@ local function enqueue_each(lane, value, at, letter, count)
       answer[k + 3] = known[event]
       if known[event] ~= id then unwanted[#unwanted + 1] = id end
     else
-      if each_takes == 3 then new_bodies[b + 1], new_bodies[b + 2], b = id, ARGV[i + 2], b + 2 end
       last = last < floor and floor or last + 1
       if event then
         known[event] = id
@@ -122,11 +133,14 @@ local function enqueue_each(lane, value, at, letter, count)
       answer[k + 3] = last
       if how == 110 and n < max_count and bytes + size <= max_bytes then
         n, bytes = n + 1, bytes + size
+        need(id, ARGV[i + 2])
         opened[o + 1], opened[o + 2], o = '0', member(lane, last, id), o + 2
       else
         if how == 110 then
           unwanted[#unwanted + 1] = id
           head = struct.pack('>I4BBI4', 0, FAILED, 0, 0) .. string.sub(head, 11) .. full
+        else
+          need(id, ARGV[i + 2])
         end
         failed[#failed + 1], failed[#failed + 2] = last, id
         answer[k + 3] = -last
@@ -153,7 +167,7 @@ end
 
 local all, starts, letters, counts, sizes = {}, {}, {}, {}, {}
 do
-  local at, k, last = 12 + digests, 0, #ARGV
+  local at, k, last = 13 + digests, 0, #ARGV
   while at <= last do
     k = k + 1
     all[k], starts[k] = ARGV[at], at
@@ -169,7 +183,7 @@ end
 local answers, stored, emptied = {}, values(states, all), false
 for i, lane in ipairs(all) do
   local at, letter, count = starts[i], letters[i], counts[i]
-  local d, o_was, h_was, b_was, e_was, c_was, m_was = digest, o, h, b, e, c, m
+  local d, o_was, h_was, b_was, e_was, c_was, m_was, s_was = digest, o, h, b, e, c, m, s
   local done, answer = pcall(enqueue_all, lane, stored[i], at, letter, count, sizes[i])
   if done and not answer then done, answer = pcall(enqueue_each, lane, stored[i], at, letter, count) end
   if done then
@@ -183,7 +197,8 @@ for i, lane in ipairs(all) do
     cut(noted, e_was, e)
     cut(changed, c_was, c)
     cut(made, m_was, m)
-    o, h, b, e, c, m = o_was, h_was, b_was, e_was, c_was, m_was
+    cut(sharers, s_was, s)
+    o, h, b, e, c, m, s = o_was, h_was, b_was, e_was, c_was, m_was, s_was
     digest = letter == DIGESTS and d + count or d
     for k = 1, count do
       if letter == MIXED and string.byte(ARGV[at + 2], HOW_SIZE + k) < 97 then digest = digest + 1 end
@@ -192,8 +207,34 @@ for i, lane in ipairs(all) do
   end
 end
 
+-- Says who needs the shared bodies. One that nobody needs goes, if it is there already.
+local function share_bodies()
+  share(sharers)
+  if each_takes == 3 then
+    local texts = {}
+    for k = 1, #all do
+      for at = starts[k] + 3, starts[k] + counts[k] * 3, 3 do
+        local field = ARGV[at + 2] ~= '' and shared(ARGV[at])
+        if field then texts[field] = ARGV[at + 2] end
+      end
+    end
+    local _, needed = tally(sharers)
+    for _, field in ipairs(needed) do new_bodies[b + 1], new_bodies[b + 2], b = field, texts[field], b + 2 end
+  end
+  local asked, gone = {}, {}
+  for _, id in ipairs(unwanted) do
+    local field = shared(id)
+    if field then asked[#asked + 1] = field else gone[#gone + 1] = id end
+  end
+  for i, had in ipairs(values(shares, asked)) do
+    if not had then gone[#gone + 1] = asked[i] end
+  end
+  unwanted = gone
+end
+
 local done, failure = pcall(function()
   each('HSET', heads, new_heads)
+  if sharing then share_bodies() end
   each('HSET', bodies, new_bodies)
   each('HDEL', bodies, unwanted)
   each('ZADD', open, opened)

@@ -16,7 +16,7 @@ for i, record in ipairs(records) do
   end
   wanted[i] = ids[i]
 end
-local texts = values(bodies, wanted)
+local texts = bodies_of(wanted)
 for i = 1, #wanted do
   answer[i * 2 - 1] = records[i]
   answer[i * 2] = records[i] and texts[i] or false

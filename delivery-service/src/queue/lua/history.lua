@@ -19,9 +19,16 @@ local function remember(lane, l, entries)
   each('RPUSH', base .. 'ok:' .. lane, blobs)
 end
 
+-- With bodies, but for those that a full lane left without.
 local function forget(ids, with_bodies)
+  if with_bodies then
+    local having = {}
+    for i, value in ipairs(values(heads, ids)) do
+      if value and struct.unpack('>I4', value, 9) > 0 then having[#having + 1] = ids[i] end
+    end
+    drop(having)
+  end
   each('HDEL', heads, ids)
-  if with_bodies then each('HDEL', bodies, ids) end
 end
 
 -- The ids of the first entries of a blob, behind those that are in the list.

@@ -72,7 +72,7 @@ local function page(lane, last, after, known, early, max_count, max_bytes)
   end
 
   local answer = { read_to, more and 1 or 0, next }
-  local texts = values(bodies, picked)
+  local texts = bodies_of(picked)
   for i = 1, #picked do
     answer[#answer + 1] = found[i]
     answer[#answer + 1] = texts[i]

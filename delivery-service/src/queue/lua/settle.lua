@@ -69,15 +69,16 @@ local function settle(lane, value, at, ended, looks)
       for k = 1, ended * 2 do records[r + k] = new_records[k] end
     else
       -- When some had ended before, a call is repeated: what stands of them stands.
-      local new = {}
+      local new, seen = {}, {}
       for k, value in ipairs(values(heads, ids)) do
         local _, size, kind, flags
-        if value then _, size, kind, flags = struct.unpack(MARK, value) end
+        if value and not seen[ids[k]] then _, size, kind, flags = struct.unpack(MARK, value) end
+        seen[ids[k]] = true
         if kind and (kind < ENDED or (kind == ENDED and flags >= WITHDRAWN)) then
           records[#records + 1], records[#records + 2] = ids[k], new_records[k * 2]
-          dropped[#dropped + 1] = ids[k]
           -- What was withdrawn while its attempt was under way has succeeded all the same.
           if kind < ENDED then
+            dropped[#dropped + 1] = ids[k]
             new[#new + 1] = string.sub(entries, (k - 1) * ENTRY + 1, k * ENTRY)
             l.n, l.bytes = l.n - 1, l.bytes - size
           end
@@ -219,7 +220,7 @@ for _, i in ipairs(others) do
 end
 
 each('HSET', heads, records)
-each('HDEL', bodies, dropped)
+drop(dropped)
 each('SREM', base .. 'held:' .. me, freed)
 each('ZADD', lanes, waiting)
 each('SADD', base .. 'news:' .. me, news)
