@@ -162,6 +162,8 @@ async fn a_server_near_its_limit_takes_nothing_new_and_goes_on_with_the_rest() {
             }
         }
     };
+    // Beside so much the buffers of connections, which come and go, are little.
+    server.ask(cmd("SET").arg("ballast").arg(vec![0_u8; 16 << 20])).await;
     let info: String = redis::from_redis_value(server.ask(cmd("INFO").arg("memory")).await).unwrap();
     let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
     let used: u64 = used.trim().parse().unwrap();
