@@ -100,7 +100,7 @@ mod tests {
             fault,
             message: String::new(),
             response_body: Bytes::new(),
-            remote_address: String::new(),
+            remote_address: Arc::default(),
             retry_after,
         }
     }

@@ -89,7 +89,7 @@ pub fn outcome(outcome: Outcome) -> v1::Attempt {
         error: outcome.fault as i32,
         error_message: outcome.message,
         response_body: outcome.response_body.to_vec(),
-        remote_address: outcome.remote_address,
+        remote_address: outcome.remote_address.as_ref().into(),
     }
 }
 

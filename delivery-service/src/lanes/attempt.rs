@@ -130,6 +130,6 @@ pub fn record(head: &Head, outcome: &Outcome) -> Attempt {
         fault: outcome.fault as i32,
         message: outcome.message.clone(),
         response_body: outcome.response_body.to_vec(),
-        remote_address: outcome.remote_address.clone(),
+        remote_address: outcome.remote_address.as_ref().into(),
     }
 }

@@ -219,7 +219,7 @@ impl Batched {
             self.attach(place, entry);
         }
         if alone {
-            return members.pop().map(Parcel::One);
+            return members.pop().map(Parcel::one);
         }
         members.iter_mut().for_each(|member| member.head.join(id, last));
         let bytes = members.iter().map(|member| member.body.len()).sum();
@@ -257,7 +257,7 @@ impl Batched {
     /// What was started was not sent after all.
     pub fn put_back(&mut self, parcel: Parcel) {
         let deliveries = match parcel {
-            Parcel::One(delivery) => vec![delivery],
+            Parcel::One(delivery) => vec![*delivery],
             Parcel::Batch(batch) => batch.members,
         };
         let first = deliveries.first().and_then(|delivery| self.entries.get(&delivery.place));

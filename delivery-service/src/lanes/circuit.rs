@@ -94,9 +94,14 @@ impl Circuit {
         Self { failures: memo.failures, since: Time(memo.since_ms), open, asked: memo.asked }
     }
 
+    /// Whether the next holder must know anything.
+    pub fn remembers(&self) -> bool {
+        self.failures > 0
+    }
+
     /// What the next holder must know.
     pub fn memo(&self, revision: u64, at: Moment) -> Bytes {
-        if self.failures == 0 {
+        if !self.remembers() {
             return Bytes::new();
         }
         let probe_at = |open: Open| (at.time + open.probe_at.saturating_duration_since(at.now)).0.max(1);

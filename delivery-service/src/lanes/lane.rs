@@ -194,8 +194,8 @@ impl Lane {
     /// The next that `pass` lets start; `short`: the process is short of room.
     pub fn take(&mut self, pass: Pass, short: bool) -> Option<Parcel> {
         match &mut self.kind {
-            Kind::Window(window) => window.take(pass, short).map(Parcel::One),
-            Kind::Ordered(ordered) => ordered.take(pass).map(Parcel::One),
+            Kind::Window(window) => window.take(pass, short).map(Parcel::one),
+            Kind::Ordered(ordered) => ordered.take(pass).map(Parcel::one),
             Kind::Batched(batched) => batched.take(pass),
         }
     }
@@ -210,8 +210,8 @@ impl Lane {
 
     pub fn put_back(&mut self, parcel: Parcel) {
         match (&mut self.kind, parcel) {
-            (Kind::Window(window), Parcel::One(delivery)) => window.put_back(delivery),
-            (Kind::Ordered(ordered), Parcel::One(delivery)) => ordered.put_back(delivery),
+            (Kind::Window(window), Parcel::One(delivery)) => window.put_back(*delivery),
+            (Kind::Ordered(ordered), Parcel::One(delivery)) => ordered.put_back(*delivery),
             (Kind::Batched(batched), parcel) => batched.put_back(parcel),
             // There was none.
             (Kind::Window(_) | Kind::Ordered(_), Parcel::Batch(_)) => {}

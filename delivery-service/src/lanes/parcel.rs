@@ -5,10 +5,9 @@ use common::{clock::Time, ids::DeliveryId};
 
 use crate::{delivery::Head, payload, queue::Waiting, request, routes::Route, send::Request};
 
-#[expect(clippy::large_enum_variant, reason = "almost all are of the large one")]
 #[derive(Debug)]
 pub enum Parcel {
-    One(Waiting),
+    One(Box<Waiting>),
     Batch(Batch),
 }
 
@@ -22,6 +21,10 @@ pub struct Batch {
 }
 
 impl Parcel {
+    pub fn one(delivery: Waiting) -> Self {
+        Self::One(Box::new(delivery))
+    }
+
     /// The `webhook-id` of its request.
     pub fn id(&self) -> DeliveryId {
         match self {
@@ -32,14 +35,14 @@ impl Parcel {
 
     pub fn deliveries(&self) -> &[Waiting] {
         match self {
-            Self::One(delivery) => std::slice::from_ref(delivery),
+            Self::One(delivery) => std::slice::from_ref(&**delivery),
             Self::Batch(batch) => &batch.members,
         }
     }
 
     pub fn deliveries_mut(&mut self) -> &mut [Waiting] {
         match self {
-            Self::One(delivery) => std::slice::from_mut(delivery),
+            Self::One(delivery) => std::slice::from_mut(&mut **delivery),
             Self::Batch(batch) => &mut batch.members,
         }
     }

@@ -215,6 +215,9 @@ impl Engine {
 
     /// Sees to it that the next holder knows of the lane's circuit.
     pub(super) fn remember(&mut self, id: WebhookId) {
+        if self.lanes.get(&id).is_none_or(|held| held.memo.is_empty() && !held.gate.circuit.remembers()) {
+            return;
+        }
         let at = self.moment();
         let Some(held) = self.lanes.get_mut(&id) else { return };
         let memo = held.next_memo(&self.parts.routes, at);

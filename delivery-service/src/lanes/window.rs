@@ -1,10 +1,7 @@
 //! A lane in memory whose deliveries go as they come, as its holder knows it: which deliveries it has, and which comes next. Pure: no clock, no store, no network. It keeps a bounded window; the rest of a backlog
 //! stays in the store, and `wants_page` says when more of it should be read.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Instant,
-};
+use std::{collections::VecDeque, time::Instant};
 
 use common::ids::{DeliveryId, Ids};
 
@@ -33,8 +30,8 @@ pub struct Window {
     left: Vec<DeliveryId>,
     /// Asked for again while under way: once their outcome is stored, the store may have them due.
     again: Ids<DeliveryId>,
-    /// Places of fresh ones that are in memory, under way, or not stored yet.
-    open: BTreeSet<Place>,
+    /// Places of fresh ones that are in memory, under way, or not stored yet; sorted.
+    open: VecDeque<Place>,
     /// All fresh ones up to here have been read.
     tail: Place,
     /// The last place that anyone told of.
@@ -56,7 +53,7 @@ impl Window {
             known: Ids::default(),
             left: Vec::new(),
             again: Ids::default(),
-            open: BTreeSet::new(),
+            open: VecDeque::new(),
             tail,
             last: tail,
             unread: false,
@@ -183,7 +180,7 @@ impl Window {
 
     /// The outcome of a delivery is stored; `again`: it was scheduled for then.
     pub fn stored(&mut self, id: DeliveryId, place: Place, again: Option<Instant>) {
-        self.open.remove(&place);
+        self.close(place);
         if self.known.remove(&id) && self.reading {
             self.left.push(id);
         }
@@ -195,8 +192,9 @@ impl Window {
 
     /// Fresh deliveries up to here are settled once those of `places` are.
     pub fn done_to(&self, places: impl Iterator<Item = Place>) -> Place {
-        let settling: BTreeSet<_> = places.collect();
-        match self.open.iter().find(|place| !settling.contains(place)) {
+        let mut settling: Vec<_> = places.collect();
+        settling.sort_unstable();
+        match self.open.iter().find(|place| settling.binary_search(place).is_err()) {
             Some(first) => Place(first.0 - 1),
             None => self.tail,
         }
@@ -246,7 +244,8 @@ impl Window {
     }
 
     fn push_fresh(&mut self, delivery: Waiting) {
-        self.open.insert(delivery.place);
+        let at = self.open.partition_point(|place| *place < delivery.place);
+        self.open.insert(at, delivery.place);
         self.bytes += delivery.body.len();
         if self.fresh.capacity() == 0 {
             // Most lanes have one at a time.
@@ -264,7 +263,7 @@ impl Window {
         if let Some(at) = self.fresh.iter().position(|d| d.place == place) {
             let older = self.fresh.remove(at);
             self.forget_body(older);
-            self.open.remove(&place);
+            self.close(place);
         } else if asked && self.known.contains(&id) {
             let Some(at) = self.due.iter().position(|d| d.place == place) else {
                 self.again.insert(id);
@@ -273,7 +272,7 @@ impl Window {
             let older = self.due.remove(at);
             self.forget_body(older);
             self.known.remove(&id);
-        } else if self.open.contains(&place) {
+        } else if self.open.binary_search(&place).is_ok() {
             if asked {
                 self.again.insert(id);
             }
@@ -287,6 +286,12 @@ impl Window {
             self.due.push_front(delivery);
         } else {
             self.due.push_back(delivery);
+        }
+    }
+
+    fn close(&mut self, place: Place) {
+        if let Ok(at) = self.open.binary_search(&place) {
+            self.open.remove(at);
         }
     }
 

@@ -7,7 +7,7 @@
 use std::{
     future::{Future, poll_fn},
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -51,10 +51,15 @@ const PING: Duration = Duration::from_secs(10);
 /// What goes over connections.
 pub type Message = Request<Full<Bytes>>;
 
+/// The answer's head, to come. Boxed: it is large, and who waits for it is smaller without.
+pub type Answering = Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>> + Send>>;
+
 /// Where a connection leads and since when.
 pub struct Peer {
     pub origin: Origin,
     pub address: SocketAddr,
+    /// The same in words.
+    pub shown: Arc<str>,
     pub born: Instant,
 }
 
@@ -97,37 +102,38 @@ impl Http1 {
         Ok(Box::new(Self { peer, send, drive, open: true, heard }))
     }
 
-    /// Sends a request and reads its answer.
-    pub fn exchange<'a>(
-        &'a mut self,
-        message: Message,
-        answer: &'a mut Answer,
-        now: Time,
-    ) -> impl Future<Output = Result<End, Broken>> + 'a {
+    /// Sends a request, whose answer `hear` waits for.
+    pub fn send(&mut self, message: Message) -> Answering {
         self.heard.forget();
-        // Handed over before anything is awaited: the future does not hold the message.
-        let response = self.send.send_request(message);
-        async move {
-            let result = self.converse(response, answer, now).await;
-            // A request that was never sent was not answered, whatever came before it.
-            result.map_err(|error| Broken { heard: self.heard.anything() && !error.is_canceled(), error })
-        }
+        Box::pin(self.send.send_request(message))
+    }
+
+    /// Reads the answer to a request.
+    pub async fn hear(
+        &mut self,
+        answering: Answering,
+        answer: &mut Answer,
+        now: Time,
+    ) -> Result<End, Broken> {
+        let result = self.converse(answering, answer, now).await;
+        // A request that was never sent was not answered, whatever came before it.
+        result.map_err(|error| Broken { heard: self.heard.anything() && !error.is_canceled(), error })
     }
 
     async fn converse(
         &mut self,
-        response: impl Future<Output = hyper::Result<Response<Incoming>>>,
+        mut answering: Answering,
         answer: &mut Answer,
         now: Time,
     ) -> hyper::Result<End> {
-        let mut response = pin!(response);
-        let response = poll_fn(|cx| {
+        let head = poll_fn(|cx| {
             drive(&mut self.drive, &mut self.open, cx);
-            response.as_mut().poll(cx)
+            answering.as_mut().poll(cx).map_ok(|response| {
+                answer.begin(&response, now);
+                response.into_body()
+            })
         });
-        let response = response.await?;
-        answer.begin(&response, now);
-        let mut body = response.into_body();
+        let mut body = head.await?;
         poll_fn(|cx| match answer.poll_body(&mut body, cx) {
             Poll::Ready(end) => Poll::Ready(end),
             Poll::Pending => {
@@ -220,19 +226,24 @@ impl Place {
         Arc::ptr_eq(&self.0, connection)
     }
 
-    /// Sends a request and reads its answer.
-    pub async fn exchange(&self, message: Message, answer: &mut Answer, now: Time) -> Result<End, Broken> {
-        let result = self.converse(message, answer, now).await;
+    /// Sends a request, whose answer `hear` waits for.
+    pub fn send(&self, message: Message) -> Answering {
+        Box::pin(self.0.send.clone().send_request(message))
+    }
+
+    /// Reads the answer to a request.
+    pub async fn hear(&self, answering: Answering, answer: &mut Answer, now: Time) -> Result<End, Broken> {
+        let result = converse(answering, answer, now).await;
         // Other answers come over the connection too: it is this one's head that tells, or a reset.
         result.map_err(|error| Broken { heard: answer.status != 0 || is_reset(&error), error })
     }
+}
 
-    async fn converse(&self, message: Message, answer: &mut Answer, now: Time) -> hyper::Result<End> {
-        let response = self.0.send.clone().send_request(message).await?;
-        answer.begin(&response, now);
-        let mut body: Incoming = response.into_body();
-        poll_fn(|cx| answer.poll_body(&mut body, cx)).await
-    }
+async fn converse(answering: Answering, answer: &mut Answer, now: Time) -> hyper::Result<End> {
+    let response = answering.await?;
+    answer.begin(&response, now);
+    let mut body: Incoming = response.into_body();
+    poll_fn(|cx| answer.poll_body(&mut body, cx)).await
 }
 
 /// Whether the receiver has ended the request alone, having looked at it.

@@ -10,6 +10,7 @@ mod connection;
 mod failure;
 mod guard;
 mod origin;
+mod parts;
 mod pool;
 mod stream;
 mod tls;
@@ -27,21 +28,17 @@ use common::{
     address::Rules,
     clock::{Clock, Time},
 };
-use http::{
-    HeaderMap, Method, Uri,
-    header::HOST,
-    uri::{PathAndQuery, Scheme},
-};
-use http_body_util::Full;
+use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::{
     answer::{Answer, End},
-    connection::{Broken, Http1, Http2, Message, Peer},
+    connection::{Broken, Http1, Http2, Peer},
     failure::Failure,
     guard::Guard,
     origin::Origin,
+    parts::{Parts, Sent, origin_end},
     pool::{Pool, Taken},
     stream::Stream,
 };
@@ -73,7 +70,7 @@ pub struct Outcome {
     /// The first 1,024 bytes of the answer's body.
     pub response_body: Bytes,
     /// The address that was connected to; empty when there was none.
-    pub remote_address: String,
+    pub remote_address: Arc<str>,
     /// What the answer asked for with Retry-After, on 429 and 503.
     pub retry_after: Option<Duration>,
 }
@@ -103,6 +100,8 @@ struct Progress {
     phase: Phase,
     /// The address that is connected to, or tried.
     address: Option<SocketAddr>,
+    /// The same in words, once it is connected to.
+    shown: Option<Arc<str>>,
     answer: Answer,
 }
 
@@ -115,14 +114,12 @@ enum Phase {
     Exchange,
 }
 
-/// A request, ready for whichever connection there is.
-struct Parts {
-    url: String,
-    /// Where scheme and authority end in it.
-    key: usize,
-    path: PathAndQuery,
-    headers: HeaderMap,
-    body: Bytes,
+/// A request, as far as it comes without waiting.
+enum Begun {
+    /// It is on its way over a connection.
+    Sent(Sent),
+    /// There is no connection for it yet.
+    Unsent(Box<Parts>),
 }
 
 /// An exchange without a whole answer.
@@ -164,7 +161,9 @@ impl Sender {
         let mut progress = Progress::default();
         let request = make();
         let timeout = request.timeout;
-        let performed = self.perform(request, make, start, &mut progress);
+        // What needs no waiting is done before: the future, which every attempt holds, is small without it.
+        let first = self.begin(request);
+        let performed = self.perform(first, make, start, &mut progress);
         let ended = match timeout_at(begun + timeout, performed).await {
             Ok(ended) => ended,
             Err(_) => Err(progress.timed_out(timeout)),
@@ -182,37 +181,46 @@ impl Sender {
             fault,
             message,
             retry_after: progress.answer.retry_after,
-            remote_address: progress.connected().map(|address| address.to_string()).unwrap_or_default(),
+            remote_address: progress.connected(),
             response_body: progress.answer.into_body(),
         }
     }
 
+    /// Sends a request over a connection that has been used before, if there is one.
+    fn begin(&self, request: Request) -> Result<Begun, Failure> {
+        let parts = Parts::of(request)?;
+        Ok(match self.pool.take(parts.key(), Instant::now()) {
+            Some(over) => Begun::Sent(parts.send(over)),
+            None => Begun::Unsent(Box::new(parts)),
+        })
+    }
+
     async fn perform(
         &self,
-        request: Request,
+        first: Result<Begun, Failure>,
         make: impl Fn() -> Request,
         now: Time,
         progress: &mut Progress,
     ) -> Result<(), Failure> {
-        let mut parts = Parts::of(request)?;
-        let mut taken = self.pool.take(parts.key(), Instant::now());
+        let mut begun = first?;
         // One place that exchanges, for used and fresh connections: the future holds it once.
         loop {
-            let used = taken.is_some();
-            let over = match taken.take() {
-                Some(over) => over,
-                None => {
+            let (sent, used) = match begun {
+                Begun::Sent(sent) => (sent, true),
+                Begun::Unsent(parts) => {
                     let origin = Origin::parse(parts.key()).map_err(|what| unusable(&what))?;
+                    let until = Instant::now() + self.connect_timeout;
                     // Boxed, since it is large and rare.
-                    let connect = Box::pin(self.connect(origin, progress));
-                    let made = timeout_at(Instant::now() + self.connect_timeout, connect).await;
-                    made.unwrap_or_else(|_| Err(progress.timed_out(self.connect_timeout)))?
+                    let connect = Box::pin(timeout_at(until, self.connect(origin, progress)));
+                    let made = connect.await;
+                    let over = made.unwrap_or_else(|_| Err(progress.timed_out(self.connect_timeout)))?;
+                    (parts.send(over), false)
                 }
             };
-            match self.exchange(over, parts, now, progress).await {
+            match self.exchange(sent, now, progress).await {
                 Err(Lost { unheard: true, .. }) if used => {
                     *progress = Progress::default();
-                    parts = Parts::of(make())?;
+                    begun = Begun::Unsent(Box::new(Parts::of(make())?));
                 }
                 ended => return ended.map_err(|lost| lost.failure),
             }
@@ -238,7 +246,7 @@ impl Sender {
             (Stream::plain(stream), false)
         };
         let born = Instant::now();
-        let peer = Peer { origin, address, born };
+        let peer = Peer { origin, address, shown: address.to_string().into(), born };
         let failed = |error| Failure::exchange(address, &error, false);
         if !http2 {
             return Ok(Taken::Http1(Http1::new(stream, peer).await.map_err(failed)?));
@@ -248,80 +256,26 @@ impl Sender {
         Ok(Taken::Http2(place))
     }
 
-    async fn exchange(
-        &self,
-        over: Taken,
-        parts: Parts,
-        now: Time,
-        progress: &mut Progress,
-    ) -> Result<(), Lost> {
-        progress.phase = Phase::Exchange;
-        match over {
-            Taken::Http1(mut connection) => {
-                let address = connection.peer.address;
-                progress.address = Some(address);
-                let message = parts.http1(&connection.peer.origin);
-                let end = connection.exchange(message, &mut progress.answer, now).await;
-                let end = end.map_err(|broken| Lost::of(address, broken))?;
+    async fn exchange(&self, sent: Sent, now: Time, progress: &mut Progress) -> Result<(), Lost> {
+        match sent {
+            Sent::Http1(mut connection, answering) => {
+                progress.exchanges(&connection.peer);
+                let end = connection.hear(answering, &mut progress.answer, now).await;
+                let end = end.map_err(|broken| Lost::of(connection.peer.address, broken))?;
                 // A connection with more of an answer than is read is closed.
                 if end == End::Whole && connection.is_reusable().await {
                     self.pool.put(connection, Instant::now());
                 }
             }
-            Taken::Http2(place) => {
-                let address = place.peer().address;
-                progress.address = Some(address);
-                let message = parts.http2(&place.peer().origin);
-                place.exchange(message, &mut progress.answer, now).await.map_err(|broken| {
+            Sent::Http2(place, answering) => {
+                progress.exchanges(place.peer());
+                place.hear(answering, &mut progress.answer, now).await.map_err(|broken| {
                     self.pool.retire(&place);
-                    Lost::of(address, broken)
+                    Lost::of(place.peer().address, broken)
                 })?;
             }
         }
         Ok(())
-    }
-}
-
-impl Parts {
-    fn of(request: Request) -> Result<Self, Failure> {
-        let Request { url, headers, body, .. } = request;
-        let key = origin_end(&url);
-        let path = &url[key..];
-        let path = match path.strip_prefix('/') {
-            Some(_) => PathAndQuery::try_from(path),
-            None => PathAndQuery::try_from(format!("/{path}")),
-        };
-        let path = path.map_err(|_| unusable("the URL's path is not valid"))?;
-        Ok(Self { url, key, path, headers, body })
-    }
-
-    /// Scheme and authority.
-    fn key(&self) -> &str {
-        &self.url[..self.key]
-    }
-
-    fn http1(self, origin: &Origin) -> Message {
-        let mut message = self.message();
-        message.headers_mut().insert(HOST, origin.host_header.clone());
-        message
-    }
-
-    fn http2(self, origin: &Origin) -> Message {
-        let mut message = self.message();
-        let mut uri = std::mem::take(message.uri_mut()).into_parts();
-        uri.scheme = Some(Scheme::HTTPS);
-        uri.authority = Some(origin.authority.clone());
-        // Cannot fail: all three parts are there.
-        *message.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
-        message
-    }
-
-    fn message(self) -> Message {
-        let mut message = Message::new(Full::new(self.body));
-        *message.method_mut() = Method::POST;
-        *message.uri_mut() = Uri::from(self.path);
-        *message.headers_mut() = self.headers;
-        message
     }
 }
 
@@ -335,8 +289,17 @@ impl Lost {
 
 impl Progress {
     /// The address that was connected to.
-    fn connected(&self) -> Option<SocketAddr> {
-        self.address.filter(|_| self.phase > Phase::Connect)
+    fn connected(&mut self) -> Arc<str> {
+        let address = self.address.filter(|_| self.phase > Phase::Connect);
+        let shown = self.shown.take().filter(|_| address.is_some());
+        shown.or_else(|| Some(address?.to_string().into())).unwrap_or_default()
+    }
+
+    /// A request is on its way to this peer.
+    fn exchanges(&mut self, peer: &Peer) {
+        self.phase = Phase::Exchange;
+        self.address = Some(peer.address);
+        self.shown = Some(Arc::clone(&peer.shown));
     }
 
     /// `limit` has passed.
@@ -376,10 +339,4 @@ impl fmt::Debug for Request {
 
 fn unusable(what: &str) -> Failure {
     Failure::new(Fault::Connect, what)
-}
-
-/// Where the scheme and authority of a URL end.
-fn origin_end(url: &str) -> usize {
-    let authority = url.find("://").map_or(0, |at| at + 3);
-    url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at)
 }

@@ -22,7 +22,7 @@ async fn nobody_listens() {
     let outcome = sender().send(|| request(format!("http://{address}/"))).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::Connect, 0));
     assert_eq!(outcome.message, format!("connection refused by {address}"));
-    assert_eq!(outcome.remote_address, "", "nothing was connected to");
+    assert_eq!(*outcome.remote_address, *"", "nothing was connected to");
 }
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn no_answer_comes_in_time() {
     let outcome = sender().send(|| request.clone()).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::Timeout, 0));
     assert_eq!(outcome.message, format!("no answer from {} within 150ms", receiver.address));
-    assert_eq!(outcome.remote_address, receiver.address.to_string());
+    assert_eq!(*outcome.remote_address, *receiver.address.to_string());
     assert!(outcome.duration >= SHORT);
     assert!(closed.recv().await.is_some(), "the connection is closed");
 }

@@ -14,7 +14,7 @@ async fn a_forbidden_address_is_never_connected_to() {
         let sender = sender_with(rules.clone(), Settings::default());
         let outcome = sender.send(|| request(format!("http://{host}:{port}/"))).await;
         assert_eq!((outcome.fault, outcome.http_status), (Fault::ForbiddenAddress, 0), "{host}: {outcome:?}");
-        assert_eq!(outcome.remote_address, "");
+        assert_eq!(*outcome.remote_address, *"");
         let named = host != "localhost" || outcome.message.starts_with("localhost resolves to");
         assert!(named, "{}", outcome.message);
     }
@@ -27,7 +27,7 @@ async fn names_lead_where_the_rules_allow() {
     let url = format!("http://localhost:{}/", receiver.address.port());
     let outcome = sender_with(development(), Settings::default()).send(|| request(url.clone())).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 204), "{outcome:?}");
-    assert_eq!(outcome.remote_address, receiver.address.to_string());
+    assert_eq!(*outcome.remote_address, *receiver.address.to_string());
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ async fn an_answer_is_told_in_full() {
     assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 201), "{outcome:?}");
     assert_eq!(outcome.message, "");
     assert_eq!(&outcome.response_body[..], b"fine");
-    assert_eq!(outcome.remote_address, receiver.address.to_string());
+    assert_eq!(*outcome.remote_address, *receiver.address.to_string());
     assert_eq!(outcome.start, NOW);
     assert!(outcome.duration > Duration::ZERO);
     let sent = requests.recv().await.unwrap();

@@ -21,7 +21,7 @@ const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 async fn succeeds(sender: &Sender, receiver: &Receiver) {
     let outcome = sender.send(|| request(receiver.url("/"))).await;
     assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 204), "{outcome:?}");
-    assert_eq!(outcome.remote_address, receiver.address.to_string());
+    assert_eq!(*outcome.remote_address, *receiver.address.to_string());
 }
 
 fn limited(limits: impl FnOnce(&mut Limits)) -> Sender {

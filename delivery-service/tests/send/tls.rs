@@ -116,7 +116,7 @@ async fn the_version_is_agreed_upon() {
             let outcome = sender.send(|| request(url(&receiver, "/a?b=c"))).await;
             assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 200), "{outcome:?}");
             assert_eq!(outcome.response_body, expected);
-            assert_eq!(outcome.remote_address, receiver.address.to_string());
+            assert_eq!(*outcome.remote_address, *receiver.address.to_string());
         }
         assert_eq!(receiver.connections(), 1, "{protocols:?}");
     }
@@ -136,7 +136,7 @@ async fn certificates_are_verified() {
         assert_eq!((outcome.fault, outcome.http_status), (Fault::Tls, 0), "{outcome:?}");
         assert!(outcome.message.starts_with(&format!("TLS with {} failed", receiver.address)));
         assert!(outcome.message.contains(word), "{}", outcome.message);
-        assert_eq!(outcome.remote_address, receiver.address.to_string());
+        assert_eq!(*outcome.remote_address, *receiver.address.to_string());
     }
 }
 
