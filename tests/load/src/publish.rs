@@ -39,6 +39,8 @@ const GULP: usize = 128;
 pub struct Published {
     pub events: AtomicU64,
     pub deliveries: AtomicU64,
+    /// Deliveries to receivers that hang, which may never arrive: `deliveries` leaves them out.
+    pub hanging: AtomicU64,
 }
 
 /// Publishes until the tickets are used up. Answers how long answers took, in µs. All publishers share a
@@ -164,7 +166,9 @@ impl Publisher {
     fn note(&mut self, ticket: Ticket, answer: &PublishEventResponse) {
         self.answered.saturating_record(now_us().saturating_sub(ticket.due_us));
         self.published.events.fetch_add(1, Relaxed);
-        self.published.deliveries.fetch_add(answer.delivery_ids.len() as u64, Relaxed);
+        let hangs = self.workload.hangs(ticket);
+        let count = if hangs { &self.published.hanging } else { &self.published.deliveries };
+        count.fetch_add(answer.delivery_ids.len() as u64, Relaxed);
     }
 }
 

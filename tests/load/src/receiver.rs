@@ -56,6 +56,8 @@ pub struct Arrived {
     /// Deliveries of class `g`, and when the last one came.
     pub gated: u64,
     pub gated_us: u64,
+    /// Requests of class `h`: nothing else counts them.
+    pub hung: u64,
 }
 
 struct Counts {
@@ -66,6 +68,7 @@ struct Counts {
     requests: AtomicU64,
     gated: AtomicU64,
     gated_us: AtomicU64,
+    hung: AtomicU64,
     bytes: AtomicU64,
     last_us: AtomicU64,
     latency: Vec<Mutex<Histogram<u64>>>,
@@ -123,6 +126,7 @@ impl Counts {
             requests: AtomicU64::default(),
             gated: AtomicU64::default(),
             gated_us: AtomicU64::default(),
+            hung: AtomicU64::default(),
             bytes: AtomicU64::default(),
             last_us: AtomicU64::default(),
             latency,
@@ -139,7 +143,7 @@ impl Counts {
                 word.store(0, Relaxed);
             }
         }
-        for count in [&self.distinct, &self.requests, &self.gated, &self.bytes, &self.last_us] {
+        for count in [&self.distinct, &self.requests, &self.gated, &self.hung, &self.bytes, &self.last_us] {
             count.store(0, Relaxed);
         }
         self.forget_latency();
@@ -163,6 +167,7 @@ impl Counts {
             latency: latencies(&all),
             gated: self.gated.load(Relaxed),
             gated_us: self.gated_us.load(Relaxed),
+            hung: self.hung.load(Relaxed),
         })
     }
 
@@ -171,6 +176,10 @@ impl Counts {
         let mut part = || parts.next().flatten().unwrap_or_default();
         let (run, n, sent_us) = (part(), part(), part());
         if run != self.run.load(Relaxed) {
+            return;
+        }
+        if class == b'h' {
+            self.hung.fetch_add(1, Relaxed);
             return;
         }
         let now = now_us();

@@ -23,6 +23,8 @@ pub struct Report {
     pub seconds: f64,
     pub accepted: u64,
     pub deliveries: u64,
+    /// Deliveries to receivers that hang, which nobody waited for, and the requests that these have had.
+    pub hanging: Option<(u64, u64)>,
     /// Requests beyond one a delivery.
     pub repeated: u64,
     pub body_bytes: u64,
@@ -125,6 +127,10 @@ impl Report {
             rows.push(row("publish to arrival", self.arrival.text()));
             let all = format!("{}, all arrived, {} of them again", self.deliveries, self.repeated);
             rows.push(row("deliveries", all));
+            if let Some((count, requests)) = self.hanging {
+                let text = format!("{count}, {requests} requests; not waited for");
+                rows.push(row("to those that hang", text));
+            }
             rows.push(row("body", format!("{} B", self.body_bytes)));
         }
         rows.push(row("services and store", format!("{:.1} us of CPU each", self.cpu_us)));

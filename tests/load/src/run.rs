@@ -88,6 +88,8 @@ async fn workload(
 pub struct Driven {
     pub accepted: u64,
     pub deliveries: u64,
+    /// To receivers that hang.
+    pub hanging: u64,
     pub answered: Histogram<u64>,
     pub publishing: Duration,
     /// To the last arrival.
@@ -128,6 +130,7 @@ pub async fn drive(
     Ok(Driven {
         accepted: published.events.load(Relaxed),
         deliveries,
+        hanging: published.hanging.load(Relaxed),
         answered,
         publishing,
         whole: Duration::from_micros(arrived.last_us.saturating_sub(began_us)).max(publishing),
@@ -187,10 +190,11 @@ impl<'a> Progress<'a> {
 impl Report {
     /// Rates and latencies.
     pub fn flow(&mut self, driven: &Driven) {
-        let Driven { accepted, deliveries, answered, publishing, whole, arrived } = driven;
+        let Driven { accepted, deliveries, hanging, answered, publishing, whole, arrived } = driven;
         self.seconds = whole.as_secs_f64();
         self.accepted = *accepted;
         self.deliveries = *deliveries;
+        self.hanging = (*hanging > 0).then_some((*hanging, arrived.hung));
         self.repeated = arrived.requests.saturating_sub(arrived.distinct);
         self.body_bytes = arrived.bytes / arrived.requests.max(1);
         self.accepted_per_second = *accepted as f64 / publishing.as_secs_f64();

@@ -31,6 +31,8 @@ pub struct Workload {
     templates: Vec<Event>,
     /// Whether all accounts get a template before the next one's turn.
     by_account: bool,
+    /// Whether the receivers of the first account hang.
+    hangs: bool,
 }
 
 impl Workload {
@@ -49,6 +51,7 @@ impl Workload {
             Name::Mixed => (mixed()?, 2),
         };
         let mut workload = Self::of(run, accounts, templates, slots, name != Name::Mixed);
+        workload.hangs = name == Name::Mixed;
         for n in 0..accounts {
             let account = workload.account(n);
             workload.webhooks.extend(match name {
@@ -73,7 +76,17 @@ impl Workload {
     }
 
     fn of(run: u64, accounts: usize, templates: Vec<Event>, slots: usize, by_account: bool) -> Self {
-        Self { webhooks: Vec::new(), slots, tag: run, run, first: 0, accounts, templates, by_account }
+        Self {
+            webhooks: Vec::new(),
+            slots,
+            tag: run,
+            run,
+            first: 0,
+            accounts,
+            templates,
+            by_account,
+            hangs: false,
+        }
     }
 
     /// The same webhooks, whose events count in another run, from a number of their own on.
@@ -91,14 +104,23 @@ impl Workload {
         self.by_account.then(|| self.event(Ticket { n: 0, due_us: 0 }))
     }
 
-    /// The nth event. Its id says when it was due.
-    pub fn event(&self, ticket: Ticket) -> Event {
+    /// Whether the nth event is of the account whose receivers hang.
+    pub fn hangs(&self, ticket: Ticket) -> bool {
+        self.hangs && self.account_and_template(ticket).0 == 0
+    }
+
+    fn account_and_template(&self, ticket: Ticket) -> (usize, usize) {
         let n = ticket.n as usize;
-        let (account, template) = if self.by_account {
+        if self.by_account {
             (n % self.accounts, n / self.accounts % self.templates.len())
         } else {
             (n / self.templates.len() % self.accounts, n % self.templates.len())
-        };
+        }
+    }
+
+    /// The nth event. Its id says when it was due.
+    pub fn event(&self, ticket: Ticket) -> Event {
+        let (account, template) = self.account_and_template(ticket);
         let mut event = self.templates[template].clone();
         event.id = format!("{}.{}.{}", self.run, self.first + ticket.n, ticket.due_us);
         event.license_code = self.account(account);
