@@ -49,6 +49,7 @@ mod redis_list;
 mod redis_memory;
 mod redis_record;
 mod redis_scan;
+mod redis_script;
 mod redis_settle;
 pub mod redis_watch;
 pub mod watched;

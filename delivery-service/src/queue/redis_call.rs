@@ -9,17 +9,10 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use super::QueueError;
+use super::{QueueError, redis_script::whole};
 
 /// How long a call may take as a rule, repeats included.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
-
-const PRELUDE: &str = include_str!("lua/prelude.lua");
-const BODIES: &str = include_str!("lua/bodies.lua");
-const LANE: &str = include_str!("lua/lane.lua");
-const EVENTS: &str = include_str!("lua/events.lua");
-const HISTORY: &str = include_str!("lua/history.lua");
-const PAGE: &str = include_str!("lua/page.lua");
 
 /// A script and its name on the server.
 pub(super) struct Verb {
@@ -50,30 +43,30 @@ pub(super) struct Verbs {
 
 impl Verbs {
     pub fn new() -> Self {
-        let verb = |flags: &str, parts: &[&str]| {
-            let code = format!("#!lua{flags}\n{PRELUDE}{LANE}{}", parts.concat());
+        let verb = |flags: &str, script: &str| {
+            let code = whole(flags, script);
             Verb { hash: Script::new(&code).get_hash().to_owned(), code }
         };
-        let frees = |parts: &[&str]| verb(" flags=allow-oom", parts);
-        let reads = |parts: &[&str]| verb(" flags=no-writes", parts);
+        let frees = |script: &str| verb(" flags=allow-oom", script);
+        let reads = |script: &str| verb(" flags=no-writes", script);
         Self {
-            enqueue: verb("", &[BODIES, HISTORY, EVENTS, include_str!("lua/enqueue.lua")]),
-            claim: frees(&[BODIES, HISTORY, EVENTS, PAGE, include_str!("lua/claim.lua")]),
-            scan: frees(&[include_str!("lua/scan.lua")]),
-            fetch: reads(&[BODIES, include_str!("lua/fetch.lua")]),
-            read: frees(&[BODIES, PAGE, include_str!("lua/read.lua")]),
-            settle: frees(&[BODIES, HISTORY, include_str!("lua/settle.lua")]),
-            retry: frees(&[include_str!("lua/retry.lua")]),
-            wake: frees(&[include_str!("lua/wake.lua")]),
-            list: reads(&[include_str!("lua/list.lua")]),
-            get: reads(&[BODIES, include_str!("lua/get.lua")]),
-            status: reads(&[include_str!("lua/status.lua")]),
-            cancel: frees(&[BODIES, HISTORY, include_str!("lua/cancel.lua")]),
-            bulk: frees(&[include_str!("lua/bulk.lua")]),
-            bulk_stop: frees(&[include_str!("lua/bulk_stop.lua")]),
-            bulks: frees(&[include_str!("lua/bulks.lua")]),
-            slice: frees(&[include_str!("lua/slice.lua")]),
-            slice_done: frees(&[include_str!("lua/slice_done.lua")]),
+            enqueue: verb("", include_str!("lua/enqueue.lua")),
+            claim: frees(include_str!("lua/claim.lua")),
+            scan: frees(include_str!("lua/scan.lua")),
+            fetch: reads(include_str!("lua/fetch.lua")),
+            read: frees(include_str!("lua/read.lua")),
+            settle: frees(include_str!("lua/settle.lua")),
+            retry: frees(include_str!("lua/retry.lua")),
+            wake: frees(include_str!("lua/wake.lua")),
+            list: reads(include_str!("lua/list.lua")),
+            get: reads(include_str!("lua/get.lua")),
+            status: reads(include_str!("lua/status.lua")),
+            cancel: frees(include_str!("lua/cancel.lua")),
+            bulk: frees(include_str!("lua/bulk.lua")),
+            bulk_stop: frees(include_str!("lua/bulk_stop.lua")),
+            bulks: frees(include_str!("lua/bulks.lua")),
+            slice: frees(include_str!("lua/slice.lua")),
+            slice_done: frees(include_str!("lua/slice_done.lua")),
         }
     }
 }

@@ -241,7 +241,8 @@ local done, failure = pcall(function()
   for i = 1, #failing, 2 do
     local lane, l = failing[i], failing[i + 1]
     trim_failed(lane, failed_kept)
-    aging(lane, l, ended_age, failed_age)
+    -- Who settles or claims looks at it in time.
+    if l.age == 0 then l.age = now + math.min(ended_age, failed_age) end
     changed[c + 1], changed[c + 2], c = lane, packed(l), c + 2
   end
   if m > 0 then

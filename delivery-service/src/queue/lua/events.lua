@@ -29,11 +29,11 @@ local function events(window, from, to)
       end
     end
   end
-  local start, closed = tonumber(living[#living - 1]), living[#living]
-  if not start or closed <= now then
-    start = now
-    redis.call('ZADD', base .. 'evs', now + math.ceil(window / 2), string.format('%.0f', now))
+  local name, closed = living[#living - 1], living[#living]
+  if not name or closed <= now then
+    name = string.format('%.0f', now)
+    redis.call('ZADD', base .. 'evs', now + math.ceil(window / 2), name)
   end
-  local since = struct.pack('>I4', math.max(0, math.min(now - start, 4294967295)))
-  return known, base .. 'ev:' .. string.format('%.0f', start), since
+  local since = struct.pack('>I4', math.max(0, math.min(now - name, 4294967295)))
+  return known, base .. 'ev:' .. name, since
 end
