@@ -61,110 +61,6 @@ local function need(id, body)
   end
 end
 
--- All of them, where nothing is to be looked at one by one; else nil, and nothing has happened.
-local function enqueue_all(lane, value, at, letter, count, size)
-  if letter == MIXED then return nil end
-  local fence, holder, before, n, bytes, hold = 0, NOBODY, 0, 0, 0, 0
-  if value then
-    if #value < LANE_SIZE then return nil end
-    fence, holder, before, n, bytes, hold = struct.unpack(FRONT, value)
-  end
-  if n + count > max_count or bytes + size > max_bytes then return nil end
-  if repeats and letter == DIGESTS then
-    for k = digest + 1, digest + count do
-      if known[ARGV[k]] then return nil end
-    end
-  end
-  local i, first = at + 3, before < floor and floor or before + 1
-  for place = first, first + count - 1 do
-    local id, packed_place = ARGV[i], packed_places[place - floor]
-    if not packed_place then
-      packed_place = struct.pack('>I8', place)
-      packed_places[place - floor] = packed_place
-    end
-    opened[o + 1], opened[o + 2], o = '0', lane .. packed_place .. id, o + 2
-    new_heads[h + 1], new_heads[h + 2], h = id, packed_place .. ARGV[i + 1], h + 2
-    if letter == DIGESTS then
-      digest = digest + 1
-      noted[e + 1], noted[e + 2], e = ARGV[digest], id .. since, e + 2
-    end
-    if sharing or each_takes == 3 then need(id, ARGV[i + 2]) end
-    i = i + each_takes
-  end
-  local who, given = fence, 0
-  if holder ~= me then
-    who, given = grant(lane, fence, holder, hold, n, value and struct.unpack('>I4', value, MEMO_SIZE) or 0)
-    if given == 1 then fence, holder = who, me end
-  end
-  n, bytes, c = n + count, bytes + size, c + 2
-  changed[c - 1] = lane
-  if value then
-    changed[c] = struct.pack(ENQUEUED, fence, holder, first + count - 1, n, bytes, hold, string.sub(value, BEHIND))
-  else
-    local license = ARGV[at + 1]
-    changed[c] = struct.pack(NEW, fence, holder, first + count - 1, n, bytes, hold, blank_rest(license), license)
-    made[m + 1], made[m + 2], m = '0', of_account(license, lane), m + 2
-  end
-  return struct.pack(PLAIN, who, given, before, first)
-end
-
-local function enqueue_each(lane, value, at, letter, count)
-  local l = value and lane_of(value) or new_lane(ARGV[at + 1])
-  local last, n, bytes, had, failed = l.last, l.n, l.bytes, l.n, {}
-  local answer, hows = { 0, 0, last }, ARGV[at + 2]
-  for k = 1, count do
-    local i, how, event = at + 3 + (k - 1) * each_takes, letter == DIGESTS and 78 or 110, nil
-    local id, head = ARGV[i], ARGV[i + 1]
-    local size = struct.unpack('>I4', head)
-    if letter == MIXED then how = string.byte(hows, HOW_SIZE + k) end
-    if how < 97 then
-      digest = digest + 1
-      event, how = ARGV[digest], how + 32
-    end
-    if event and known[event] then
-      answer[k + 3] = known[event]
-      if known[event] ~= id then unwanted[#unwanted + 1] = id end
-    else
-      last = last < floor and floor or last + 1
-      if event then
-        known[event] = id
-        noted[e + 1], noted[e + 2], e = event, id .. since, e + 2
-      end
-      answer[k + 3] = last
-      if how == 110 and n < max_count and bytes + size <= max_bytes then
-        n, bytes = n + 1, bytes + size
-        need(id, ARGV[i + 2])
-        opened[o + 1], opened[o + 2], o = '0', member(lane, last, id), o + 2
-      else
-        if how == 110 then
-          unwanted[#unwanted + 1] = id
-          head = struct.pack('>I4BBI4', 0, FAILED, 0, 0) .. string.sub(head, 11) .. full
-        else
-          need(id, ARGV[i + 2])
-        end
-        failed[#failed + 1], failed[#failed + 2] = last, id
-        answer[k + 3] = -last
-      end
-      new_heads[h + 1], new_heads[h + 2], h = id, struct.pack('>I8', last) .. head, h + 2
-    end
-  end
-  if last == l.last then return answer end
-  if not value then made[m + 1], made[m + 2], m = '0', of_account(ARGV[at + 1], lane), m + 2 end
-  l.last, l.bytes = last, bytes
-  if #failed > 0 then each('ZADD', base .. 'failed:' .. lane, failed) end
-  if n > had then
-    l.n = n
-    answer[1], answer[2] = grant(lane, l.fence, l.holder, l.hold, had, l.memo_size)
-    if answer[2] == 1 then l.fence, l.holder = answer[1], me end
-  end
-  if #failed > 0 then
-    failing[#failing + 1], failing[#failing + 2] = lane, l
-  else
-    changed[c + 1], changed[c + 2], c = lane, packed(l), c + 2
-  end
-  return answer
-end
-
 local all, starts, letters, counts, sizes = {}, {}, {}, {}, {}
 do
   local at, k, last = 13 + digests, 0, #ARGV
@@ -176,33 +72,146 @@ do
   end
 end
 
-local function cut(list, from, to)
-  for i = to, from + 1, -1 do list[i] = nil end
+-- Lanes of which all are stored, where nothing is to be looked at one by one. This is no function: one that uses so
+-- much would cost each call more than it does for a delivery.
+local answers, stored, emptied, rest, firsts = {}, values(states, all), false, {}, {}
+for i, lane in ipairs(all) do
+  local value, at, letter, count = stored[i], starts[i], letters[i], counts[i]
+  local fence, holder, before, n, bytes, hold = 0, NOBODY, 0, 0, 0, 0
+  local plain = letter ~= MIXED and (not value or #value >= LANE_SIZE)
+  if plain and value then fence, holder, before, n, bytes, hold = struct.unpack(FRONT, value) end
+  plain = plain and n + count <= max_count and bytes + sizes[i] <= max_bytes
+  if plain and repeats and letter == DIGESTS then
+    for k = digest + 1, digest + count do plain = plain and not known[ARGV[k]] end
+  end
+  local who, given, done = fence, 0, true
+  if plain and holder ~= me then
+    done, who, given = pcall(grant, lane, fence, holder, hold, n,
+      value and struct.unpack('>I4', value, MEMO_SIZE) or 0)
+    if given == 1 then fence, holder = who, me end
+  end
+  if plain and done then
+    local at, first = at + 3, before < floor and floor or before + 1
+    for place = first, first + count - 1 do
+      local id, packed_place = ARGV[at], packed_places[place - floor]
+      if not packed_place then
+        packed_place = struct.pack('>I8', place)
+        packed_places[place - floor] = packed_place
+      end
+      opened[o + 1], opened[o + 2], o = '0', lane .. packed_place .. id, o + 2
+      new_heads[h + 1], new_heads[h + 2], h = id, packed_place .. ARGV[at + 1], h + 2
+      if letter == DIGESTS then
+        digest = digest + 1
+        noted[e + 1], noted[e + 2], e = ARGV[digest], id .. since, e + 2
+      end
+      if sharing or each_takes == 3 then need(id, ARGV[at + 2]) end
+      at = at + each_takes
+    end
+    local last = first + count - 1
+    n, bytes, c = n + count, bytes + sizes[i], c + 2
+    changed[c - 1] = lane
+    if value then
+      changed[c] = struct.pack(ENQUEUED, fence, holder, last, n, bytes, hold, string.sub(value, BEHIND))
+    else
+      local license = ARGV[starts[i] + 1]
+      changed[c] = struct.pack(NEW, fence, holder, last, n, bytes, hold, blank_rest(license), license)
+      made[m + 1], made[m + 2], m = '0', of_account(license, lane), m + 2
+    end
+    answers[i] = struct.pack(PLAIN, who, given, before, first)
+  elseif plain then
+    answers[i] = { reason(who) }
+    for k = 0, count - 1 do unwanted[#unwanted + 1] = ARGV[at + 3 + k * each_takes] end
+    if letter == DIGESTS then digest = digest + count end
+  else
+    rest[#rest + 1], firsts[i] = i, digest
+    for k = 1, count do
+      if letter == DIGESTS or letter == MIXED and string.byte(ARGV[at + 2], HOW_SIZE + k) < 97 then
+        digest = digest + 1
+      end
+    end
+  end
 end
 
-local answers, stored, emptied = {}, values(states, all), false
-for i, lane in ipairs(all) do
-  local at, letter, count = starts[i], letters[i], counts[i]
-  local d, o_was, h_was, b_was, e_was, c_was, m_was, s_was = digest, o, h, b, e, c, m, s
-  local done, answer = pcall(enqueue_all, lane, stored[i], at, letter, count, sizes[i])
-  if done and not answer then done, answer = pcall(enqueue_each, lane, stored[i], at, letter, count) end
-  if done then
-    answers[i] = answer
-  else
-    -- Nothing of this lane stays.
-    answers[i] = { reason(answer) }
-    cut(opened, o_was, o)
-    cut(new_heads, h_was, h)
-    cut(new_bodies, b_was, b)
-    cut(noted, e_was, e)
-    cut(changed, c_was, c)
-    cut(made, m_was, m)
-    cut(sharers, s_was, s)
-    o, h, b, e, c, m, s = o_was, h_was, b_was, e_was, c_was, m_was, s_was
-    digest = letter == DIGESTS and d + count or d
+-- The others, one by one.
+if #rest > 0 then
+  local function enqueue_each(lane, value, at, letter, count)
+    local l = value and lane_of(value) or new_lane(ARGV[at + 1])
+    local last, n, bytes, had, failed = l.last, l.n, l.bytes, l.n, {}
+    local answer, hows = { 0, 0, last }, ARGV[at + 2]
     for k = 1, count do
-      if letter == MIXED and string.byte(ARGV[at + 2], HOW_SIZE + k) < 97 then digest = digest + 1 end
-      unwanted[#unwanted + 1] = ARGV[at + 3 + (k - 1) * each_takes]
+      local i, how, event = at + 3 + (k - 1) * each_takes, letter == DIGESTS and 78 or 110, nil
+      local id, head = ARGV[i], ARGV[i + 1]
+      local size = struct.unpack('>I4', head)
+      if letter == MIXED then how = string.byte(hows, HOW_SIZE + k) end
+      if how < 97 then
+        digest = digest + 1
+        event, how = ARGV[digest], how + 32
+      end
+      if event and known[event] then
+        answer[k + 3] = known[event]
+        if known[event] ~= id then unwanted[#unwanted + 1] = id end
+      else
+        last = last < floor and floor or last + 1
+        if event then
+          known[event] = id
+          noted[e + 1], noted[e + 2], e = event, id .. since, e + 2
+        end
+        answer[k + 3] = last
+        if how == 110 and n < max_count and bytes + size <= max_bytes then
+          n, bytes = n + 1, bytes + size
+          need(id, ARGV[i + 2])
+          opened[o + 1], opened[o + 2], o = '0', member(lane, last, id), o + 2
+        else
+          if how == 110 then
+            unwanted[#unwanted + 1] = id
+            head = struct.pack('>I4BBI4', 0, FAILED, 0, 0) .. string.sub(head, 11) .. full
+          else
+            need(id, ARGV[i + 2])
+          end
+          failed[#failed + 1], failed[#failed + 2] = last, id
+          answer[k + 3] = -last
+        end
+        new_heads[h + 1], new_heads[h + 2], h = id, struct.pack('>I8', last) .. head, h + 2
+      end
+    end
+    if last == l.last then return answer end
+    if not value then made[m + 1], made[m + 2], m = '0', of_account(ARGV[at + 1], lane), m + 2 end
+    l.last, l.bytes = last, bytes
+    if #failed > 0 then each('ZADD', base .. 'failed:' .. lane, failed) end
+    if n > had then
+      l.n = n
+      answer[1], answer[2] = grant(lane, l.fence, l.holder, l.hold, had, l.memo_size)
+      if answer[2] == 1 then l.fence, l.holder = answer[1], me end
+    end
+    if #failed > 0 then
+      failing[#failing + 1], failing[#failing + 2] = lane, l
+    else
+      changed[c + 1], changed[c + 2], c = lane, packed(l), c + 2
+    end
+    return answer
+  end
+
+  local function cut(list, from, to)
+    for i = to, from + 1, -1 do list[i] = nil end
+  end
+
+  for _, i in ipairs(rest) do
+    local o_was, h_was, b_was, e_was, c_was, m_was, s_was = o, h, b, e, c, m, s
+    digest = firsts[i]
+    local done, answer = pcall(enqueue_each, all[i], stored[i], starts[i], letters[i], counts[i])
+    answers[i] = answer
+    if not done then
+      -- Nothing of this lane stays.
+      answers[i] = { reason(answer) }
+      cut(opened, o_was, o)
+      cut(new_heads, h_was, h)
+      cut(new_bodies, b_was, b)
+      cut(noted, e_was, e)
+      cut(changed, c_was, c)
+      cut(made, m_was, m)
+      cut(sharers, s_was, s)
+      o, h, b, e, c, m, s = o_was, h_was, b_was, e_was, c_was, m_was, s_was
+      for k = 0, counts[i] - 1 do unwanted[#unwanted + 1] = ARGV[starts[i] + 3 + k * each_takes] end
     end
   end
 end

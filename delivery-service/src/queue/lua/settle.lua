@@ -27,6 +27,21 @@ local function gather(at, ended, ids, members, its_records)
   end
 end
 
+local all, starts, counts, marks, at, k, size = {}, {}, {}, {}, 7, 0, #ARGV
+while at <= size do
+  local ended, header = #ARGV[at + 2] / ENTRY, ARGV[at + 1]
+  k = k + 1
+  all[k], starts[k], counts[k] = ARGV[at], at, ended
+  if string.byte(header, 17) ~= KEPT then marks[#marks + 1] = ARGV[at] .. 'w' end
+  at = at + 3 + ended * 2 + struct.unpack('>I4', header, HEADER_SIZE - 3) * 4
+end
+for i = 1, #marks, 4000 do
+  local last = math.min(i + 3999, #marks)
+  for k, is in ipairs(redis.call('SMISMEMBER', base .. 'news:' .. me, unpack(marks, i, last))) do
+    if is == 1 then woken[string.sub(marks[i + k - 1], 1, 16)] = true end
+  end
+end
+
 -- What becomes of a lane of which some have ended as they were expected to, and which goes on or is given back
 -- with nothing open; nil of others.
 local function settled(lane, value, at, ended)
@@ -51,141 +66,6 @@ local function settled(lane, value, at, ended)
     done > done_to and done or done_to, age, kept + ended, string.sub(value, REST), ARGV[at + 2])
 end
 
--- The same of any lane; with `looks` what ended is no longer among the open ones.
-local function settle(lane, value, at, ended, looks)
-  local fence, done_to, release, known, hold, bytes, others = struct.unpack(HEADER, ARGV[at + 1])
-  local l = value and lane_of(value)
-  if not is_mine(l, fence) then return 0 end
-  local i, late, sched = at + 3, l.late == 1, nil
-  if late or others > 0 or release ~= KEPT then sched = base .. 'sched:' .. lane end
-
-  if ended > 0 then
-    local ids, members, entries, new_records = {}, {}, ARGV[at + 2], {}
-    gather(at, ended, ids, members, new_records)
-    if not looks and each('ZREM', open, members) == ended then
-      l.n, l.bytes = l.n - ended, l.bytes - bytes
-      local r, d = #records, #dropped
-      for k = 1, ended do dropped[d + k] = ids[k] end
-      for k = 1, ended * 2 do records[r + k] = new_records[k] end
-    else
-      -- When some had ended before, a call is repeated: what stands of them stands.
-      local new, seen = {}, {}
-      for k, value in ipairs(values(heads, ids)) do
-        local _, size, kind, flags
-        if value and not seen[ids[k]] then _, size, kind, flags = struct.unpack(MARK, value) end
-        seen[ids[k]] = true
-        if kind and (kind < ENDED or (kind == ENDED and flags >= WITHDRAWN)) then
-          records[#records + 1], records[#records + 2] = ids[k], new_records[k * 2]
-          -- What was withdrawn while its attempt was under way has succeeded all the same.
-          if kind < ENDED then
-            dropped[#dropped + 1] = ids[k]
-            new[#new + 1] = string.sub(entries, (k - 1) * ENTRY + 1, k * ENTRY)
-            l.n, l.bytes = l.n - 1, l.bytes - size
-          end
-        end
-      end
-      entries = table.concat(new)
-    end
-    if late then each('ZREM', sched, ids) end
-    if entries ~= '' then
-      remember(lane, l, entries)
-      history[lane] = history[lane] or 1
-    end
-    i = i + ended * 2
-  end
-
-  if others > 0 then
-    local ids = {}
-    for k = 0, others - 1 do ids[#ids + 1] = ARGV[i + k * 4] end
-    local stored = values(heads, ids)
-    local scheduled, gone, left, failed = {}, {}, {}, {}
-    for k = 1, others do
-      local id, after, renewals, head = ids[k], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-      i = i + 4
-      if stored[k] then
-        local place, size, kind, flags, was = struct.unpack(MARK, stored[k])
-        if after == 'b' then
-          if kind < ENDED then
-            records[#records + 1], records[#records + 2] = id, stored[k] .. head
-          end
-        elseif kind < ENDED then
-          records[#records + 1] = id
-          if tonumber(renewals) < was then
-            -- A retry was asked for that this attempt did not know of. After failing it leaves its batch.
-            if after == '' then head = failed_no_more(head) end
-            scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now / 1000000, id
-            records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, RENEW, was) .. head
-            news[#news + 1] = lane
-          elseif after ~= '' then
-            scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now + after, id
-            records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, 0, renewals) .. head
-          else
-            gone[#gone + 1], left[#left + 1] = id, member(lane, place, id)
-            failed[#failed + 1], failed[#failed + 2] = place, id
-            records[#records + 1] = struct.pack(MARK, place, size, FAILED, 0, renewals) .. head
-            l.bytes = l.bytes - size
-          end
-        elseif kind == ENDED and flags >= WITHDRAWN then
-          records[#records + 1] = id
-          records[#records + 1] = struct.pack(MARK, place, 0, ENDED, WITHDRAWN, renewals) .. withdrawn(head)
-        end
-      end
-    end
-    l.n = l.n - each('ZREM', open, left)
-    if late then each('ZREM', sched, gone) end
-    each('ZADD', sched, scheduled)
-    late = late or #scheduled > 0
-    each('ZADD', base .. 'failed:' .. lane, failed)
-    if #failed > 0 then history[lane] = 2 end
-  end
-
-  l.done = math.max(l.done, done_to)
-  if late then l.late = 1 end
-  if #ARGV[at + 1] > HEADER_SIZE then put(l, string.sub(ARGV[at + 1], HEADER_SIZE + 2), recent_of(l)) end
-  if release ~= KEPT then
-    local held, next = 0, nil
-    local first = redis.call('ZRANGE', sched, 0, 0, 'WITHSCORES')
-    if redis.call('SREM', base .. 'news:' .. me, lane .. 'w') == 1 then
-      -- It was woken, and its holder had not heard of that.
-      next = now
-    elseif release == PARK then
-      held, next = PARKED, '+inf'
-      redis.call('SADD', base .. 'parked', lane)
-    elseif release == HOLD then
-      held = now + hold
-      -- What was asked for goes past a hold.
-      next = first[2] and tonumber(first[2]) < 1e9 and now or held
-    elseif release == UNREAD or (l.last > known and #open_from(lane, known + 1, 1) > 0) then
-      next = now
-    elseif first[2] then
-      next = first[2]
-    elseif has_open(lane) then
-      next = now
-    else
-      l.n, l.bytes, l.late = 0, 0, 0
-    end
-    l.holder, l.hold = NOBODY, held
-    freed[#freed + 1] = lane
-    if next then waiting[#waiting + 1], waiting[#waiting + 2] = next, lane end
-  end
-  return 1, l
-end
-
-local all, starts, counts, marks, at, k, size = {}, {}, {}, {}, 7, 0, #ARGV
-while at <= size do
-  local ended, header = #ARGV[at + 2] / ENTRY, ARGV[at + 1]
-  k = k + 1
-  all[k], starts[k], counts[k] = ARGV[at], at, ended
-  if string.byte(header, 17) ~= KEPT then marks[#marks + 1] = ARGV[at] .. 'w' end
-  at = at + 3 + ended * 2 + struct.unpack('>I4', header, HEADER_SIZE - 3) * 4
-end
-for i = 1, #marks, 4000 do
-  local last = math.min(i + 3999, #marks)
-  for k, is in ipairs(redis.call('SMISMEMBER', base .. 'news:' .. me, unpack(marks, i, last))) do
-    if is == 1 then woken[string.sub(marks[i + k - 1], 1, 16)] = true end
-  end
-end
-
 -- Most lanes take a command for all of them: they go on, or nothing is left in them, and what ended was open.
 local stored, answers, others, members, c = values(states, all), {}, {}, {}, 0
 for i, lane in ipairs(all) do
@@ -207,16 +87,138 @@ if each('ZREM', open, members) < #members then
 end
 
 local touched = {}
-for _, i in ipairs(others) do
-  local r, d = #records, #dropped
-  local done, answer, l = pcall(settle, all[i], stored[i], starts[i], counts[i], looks[i])
-  if done then
-    touched[all[i]] = l
-  else
-    for k = #records, r + 1, -1 do records[k] = nil end
-    for k = #dropped, d + 1, -1 do dropped[k] = nil end
+if #others > 0 then
+  -- The same of any lane; with `looks` what ended is no longer among the open ones.
+  local function settle(lane, value, at, ended, looks)
+    local fence, done_to, release, known, hold, bytes, others = struct.unpack(HEADER, ARGV[at + 1])
+    local l = value and lane_of(value)
+    if not is_mine(l, fence) then return 0 end
+    local i, late, sched = at + 3, l.late == 1, nil
+    if late or others > 0 or release ~= KEPT then sched = base .. 'sched:' .. lane end
+
+    if ended > 0 then
+      local ids, members, entries, new_records = {}, {}, ARGV[at + 2], {}
+      gather(at, ended, ids, members, new_records)
+      if not looks and each('ZREM', open, members) == ended then
+        l.n, l.bytes = l.n - ended, l.bytes - bytes
+        local r, d = #records, #dropped
+        for k = 1, ended do dropped[d + k] = ids[k] end
+        for k = 1, ended * 2 do records[r + k] = new_records[k] end
+      else
+        -- When some had ended before, a call is repeated: what stands of them stands.
+        local new, seen = {}, {}
+        for k, value in ipairs(values(heads, ids)) do
+          local _, size, kind, flags
+          if value and not seen[ids[k]] then _, size, kind, flags = struct.unpack(MARK, value) end
+          seen[ids[k]] = true
+          if kind and (kind < ENDED or (kind == ENDED and flags >= WITHDRAWN)) then
+            records[#records + 1], records[#records + 2] = ids[k], new_records[k * 2]
+            -- What was withdrawn while its attempt was under way has succeeded all the same.
+            if kind < ENDED then
+              dropped[#dropped + 1] = ids[k]
+              new[#new + 1] = string.sub(entries, (k - 1) * ENTRY + 1, k * ENTRY)
+              l.n, l.bytes = l.n - 1, l.bytes - size
+            end
+          end
+        end
+        entries = table.concat(new)
+      end
+      if late then each('ZREM', sched, ids) end
+      if entries ~= '' then
+        remember(lane, l, entries)
+        history[lane] = history[lane] or 1
+      end
+      i = i + ended * 2
+    end
+
+    if others > 0 then
+      local ids = {}
+      for k = 0, others - 1 do ids[#ids + 1] = ARGV[i + k * 4] end
+      local stored = values(heads, ids)
+      local scheduled, gone, left, failed = {}, {}, {}, {}
+      for k = 1, others do
+        local id, after, renewals, head = ids[k], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+        i = i + 4
+        if stored[k] then
+          local place, size, kind, flags, was = struct.unpack(MARK, stored[k])
+          if after == 'b' then
+            if kind < ENDED then
+              records[#records + 1], records[#records + 2] = id, stored[k] .. head
+            end
+          elseif kind < ENDED then
+            records[#records + 1] = id
+            if tonumber(renewals) < was then
+              -- A retry was asked for that this attempt did not know of. After failing it leaves its batch.
+              if after == '' then head = failed_no_more(head) end
+              scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now / 1000000, id
+              records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, RENEW, was) .. head
+              news[#news + 1] = lane
+            elseif after ~= '' then
+              scheduled[#scheduled + 1], scheduled[#scheduled + 2] = now + after, id
+              records[#records + 1] = struct.pack(MARK, place, size, SCHEDULED, 0, renewals) .. head
+            else
+              gone[#gone + 1], left[#left + 1] = id, member(lane, place, id)
+              failed[#failed + 1], failed[#failed + 2] = place, id
+              records[#records + 1] = struct.pack(MARK, place, size, FAILED, 0, renewals) .. head
+              l.bytes = l.bytes - size
+            end
+          elseif kind == ENDED and flags >= WITHDRAWN then
+            records[#records + 1] = id
+            records[#records + 1] = struct.pack(MARK, place, 0, ENDED, WITHDRAWN, renewals) .. withdrawn(head)
+          end
+        end
+      end
+      l.n = l.n - each('ZREM', open, left)
+      if late then each('ZREM', sched, gone) end
+      each('ZADD', sched, scheduled)
+      late = late or #scheduled > 0
+      each('ZADD', base .. 'failed:' .. lane, failed)
+      if #failed > 0 then history[lane] = 2 end
+    end
+
+    l.done = math.max(l.done, done_to)
+    if late then l.late = 1 end
+    if #ARGV[at + 1] > HEADER_SIZE then put(l, string.sub(ARGV[at + 1], HEADER_SIZE + 2), recent_of(l)) end
+    if release ~= KEPT then
+      local held, next = 0, nil
+      local first = redis.call('ZRANGE', sched, 0, 0, 'WITHSCORES')
+      if redis.call('SREM', base .. 'news:' .. me, lane .. 'w') == 1 then
+        -- It was woken, and its holder had not heard of that.
+        next = now
+      elseif release == PARK then
+        held, next = PARKED, '+inf'
+        redis.call('SADD', base .. 'parked', lane)
+      elseif release == HOLD then
+        held = now + hold
+        -- What was asked for goes past a hold.
+        next = first[2] and tonumber(first[2]) < 1e9 and now or held
+      elseif release == UNREAD or (l.last > known and #open_from(lane, known + 1, 1) > 0) then
+        next = now
+      elseif first[2] then
+        next = first[2]
+      elseif has_open(lane) then
+        next = now
+      else
+        l.n, l.bytes, l.late = 0, 0, 0
+      end
+      l.holder, l.hold = NOBODY, held
+      freed[#freed + 1] = lane
+      if next then waiting[#waiting + 1], waiting[#waiting + 2] = next, lane end
+    end
+    return 1, l
   end
-  answers[i] = done and answer or reason(answer)
+
+  for _, i in ipairs(others) do
+    local r, d = #records, #dropped
+    local done, answer, l = pcall(settle, all[i], stored[i], starts[i], counts[i], looks[i])
+    if done then
+      touched[all[i]] = l
+    else
+      for k = #records, r + 1, -1 do records[k] = nil end
+      for k = #dropped, d + 1, -1 do dropped[k] = nil end
+    end
+    answers[i] = done and answer or reason(answer)
+  end
 end
 
 each('HSET', heads, records)
