@@ -18,7 +18,7 @@ use crate::{
     auth::signature,
     delivery::Head,
     routes::{Route, UrlParameters},
-    send::Request,
+    send::{Request, spare},
 };
 
 /// What is shown for what is secret.
@@ -87,7 +87,7 @@ pub fn build_batch(
 }
 
 fn make(route: &Route, marks: &Marks, body: Bytes, now: Time) -> Request {
-    let mut headers = HeaderMap::with_capacity(OURS + route.headers.len());
+    let mut headers = spare::headers(OURS + route.headers.len());
     headers.insert(CONTENT_TYPE, if marks.xml { XML } else { JSON });
     headers.insert(USER_AGENT, AGENT);
     write(route, marks, &body, now, &mut headers);

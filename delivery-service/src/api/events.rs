@@ -1,6 +1,6 @@
 //! EventService: events come in. Every request is checked whole, every event answered on its own.
 
-use std::pin::Pin;
+use std::{borrow::Cow, pin::Pin};
 
 use common::{
     clock::Clock,
@@ -55,7 +55,7 @@ impl Events {
     /// Checks and accepts events; one that is refused does not touch the others.
     async fn publish(
         &self,
-        events: Vec<(Option<v1::Event>, String)>,
+        events: Vec<(Option<v1::Event>, Cow<'static, str>)>,
         traceparent: Option<&str>,
     ) -> Vec<Result<PublishEventResponse, Status>> {
         let checked: Vec<_> = events.into_iter().map(|(event, field)| self.check(event, &field)).collect();
@@ -128,7 +128,8 @@ impl EventService for Events {
                 format!("{count} events: at most {MOST_EVENTS} in one call"),
             ));
         }
-        let named = events.into_iter().enumerate().map(|(n, event)| (Some(event), format!("events[{n}]")));
+        let named =
+            events.into_iter().enumerate().map(|(n, event)| (Some(event), format!("events[{n}]").into()));
         let answers = self.publish(named.collect(), traceparent.as_deref()).await;
         Ok(Response::new(PublishEventsResponse { results: answers.into_iter().map(result).collect() }))
     }
@@ -169,7 +170,7 @@ impl Events {
         let mut broken = None;
         for message in batch {
             match message {
-                Ok(request) => events.push((request.event, "event".to_owned())),
+                Ok(request) => events.push((request.event, "event".into())),
                 Err(status) => broken = Some(Err(status)),
             }
         }

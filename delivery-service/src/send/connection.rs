@@ -31,6 +31,7 @@ use super::{
     answer::{Answer, End},
     failure::cause,
     origin::Origin,
+    spare,
     stream::{Heard, Stream},
 };
 
@@ -130,7 +131,9 @@ impl Http1 {
             drive(&mut self.drive, &mut self.open, cx);
             answering.as_mut().poll(cx).map_ok(|response| {
                 answer.begin(&response, now);
-                response.into_body()
+                let (head, body) = response.into_parts();
+                spare::take_back(head.headers);
+                body
             })
         });
         let mut body = head.await?;

@@ -12,6 +12,7 @@ mod guard;
 mod origin;
 mod parts;
 mod pool;
+pub mod spare;
 mod stream;
 mod tls;
 
