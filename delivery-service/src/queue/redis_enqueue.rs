@@ -1,13 +1,13 @@
 //! Storing deliveries: batches cut into calls, lane by lane.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     iter,
     sync::Arc,
 };
 
 use bytes::Bytes;
-use common::ids::{DeliveryId, WebhookId};
+use common::ids::{ById, DeliveryId, Ids, WebhookId};
 use futures_util::future::join_all;
 use redis::{Cmd, RedisWrite, Value};
 use sha2::{Digest, Sha256};
@@ -122,7 +122,7 @@ impl RedisQueue {
 
     /// Cuts a batch into calls: a lane's deliveries stay together and in order.
     fn plan(&self, new: &[New]) -> Vec<(u16, Lanes)> {
-        let mut place_of: HashMap<WebhookId, usize> = HashMap::new();
+        let mut place_of: ById<WebhookId, usize> = ById::default();
         let mut lanes: Lanes = Vec::new();
         for (i, New { head, .. }) in new.iter().enumerate() {
             let lane = head.webhook_id();
@@ -153,7 +153,7 @@ impl RedisQueue {
         let limits = &self.limits;
         let all = || lanes.iter().flat_map(|(lane, indexes)| indexes.iter().map(move |&i| (*lane, &new[i])));
         // Of those that share a body the first brings it.
-        let mut shared: HashMap<[u8; 15], &Bytes> = HashMap::new();
+        let mut shared: ById<[u8; 15], &Bytes> = ById::default();
         let mut brings = Vec::new();
         let (mut count, mut bytes) = (0, 0);
         for (_, New { head, body, .. }) in all() {
@@ -193,7 +193,7 @@ impl RedisQueue {
         call.arg(u8::from(!apart)).arg(u8::from(!shared.is_empty()));
         let digests = all().filter(|(_, new)| new.dedupe);
         let digests: Vec<_> = digests.map(|(lane, new)| event_digest(lane, &new.head.event_id)).collect();
-        let distinct = digests.iter().collect::<HashSet<_>>().len() == digests.len();
+        let distinct = digests.iter().collect::<Ids<_>>().len() == digests.len();
         call.arg(digests.len());
         for digest in &digests {
             call.arg(digest);

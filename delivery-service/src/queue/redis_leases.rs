@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::ids::WebhookId;
+use common::ids::{ById, WebhookId};
 use parking_lot::Mutex;
 
 use super::{Lease, redis_call::TIMEOUT};
@@ -21,7 +21,7 @@ pub(super) struct Leases(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    held: HashMap<WebhookId, u64>,
+    held: ById<WebhookId, u64>,
     unsure: HashMap<u16, Instant>,
     /// Held by the store's account and not by ours, since when.
     suspects: HashMap<Lease, Instant>,

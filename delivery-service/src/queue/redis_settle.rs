@@ -1,12 +1,8 @@
 //! Storing what became of deliveries, and giving leases back: batches cut into calls, lane by lane.
 
-use std::{
-    collections::{HashMap, HashSet},
-    iter,
-    sync::Arc,
-};
+use std::{collections::HashMap, iter, sync::Arc};
 
-use common::ids::WebhookId;
+use common::ids::{Ids, WebhookId};
 use futures_util::future::join_all;
 use prost::Message;
 use redis::{Cmd, RedisWrite, Value};
@@ -23,7 +19,7 @@ use super::{
 #[derive(Default)]
 struct Part {
     indexes: Vec<usize>,
-    lanes: HashSet<WebhookId>,
+    lanes: Ids<WebhookId>,
     deliveries: usize,
 }
 
