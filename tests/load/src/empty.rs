@@ -1,4 +1,4 @@
-//! A service that answers every event of a stream and does nothing: what `miss` is measured by.
+//! A service that answers every event and does nothing: what `miss`, and answers at a rate, are measured by.
 
 use std::{net::SocketAddr, pin::Pin};
 

@@ -41,7 +41,7 @@ pub async fn sample(pair: &mut Pair, receiver: u32) -> anyhow::Result<Sample> {
     Ok(Sample { processes, store_bytes, redis_commands, wire_bytes: loopback() })
 }
 
-fn process((name, pid): (&'static str, u32)) -> Option<Process> {
+pub fn process((name, pid): (&'static str, u32)) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, can hold spaces; utime and stime are the 12th and 13th after it.
     let after = stat.rsplit_once(')')?.1;

@@ -6,7 +6,22 @@ use anyhow::Context;
 use integration_tests::{process::Process, redis::Redis};
 use tempfile::TempDir;
 
-use crate::args::{Args, Store};
+use crate::{
+    args::{Args, Store},
+    measure,
+};
+
+/// What docs/operations.md has busy installations set, beside an append-only file.
+const REDIS: [&str; 8] = [
+    "--appendonly",
+    "yes",
+    "--appendfsync",
+    "everysec",
+    "--auto-aof-rewrite-min-size",
+    "1gb",
+    "--rdbcompression",
+    "no",
+];
 
 pub struct Pair {
     pub config: SocketAddr,
@@ -46,7 +61,7 @@ impl Pair {
             (Some(url), _) => Some(url.clone()),
             (None, Store::Embedded) => None,
             (None, Store::Redis) => {
-                let redis = Redis::start().await;
+                let redis = Redis::with(&REDIS).await;
                 let url = redis.url();
                 pair._redis = Some(redis);
                 Some(url)
@@ -75,6 +90,12 @@ impl Pair {
             }
         };
         Ok(pair)
+    }
+
+    /// CPU time that one of `processes` has had.
+    pub fn cpu_seconds(&self, name: &str) -> Option<f64> {
+        let of = self.processes.iter().find(|(its, _)| *its == name)?;
+        measure::process(*of).map(|process| process.cpu_seconds)
     }
 }
 

@@ -114,6 +114,7 @@ impl Publisher {
     async fn unary(mut self) -> anyhow::Result<Histogram<u64>> {
         while let Some(ticket) = self.tickets.next().await {
             let event = Some(self.workload.event(ticket));
+            ticket.due().await;
             let answer = self.client.publish_event(PublishEventRequest { event }).await?;
             self.note(ticket, &answer.into_inner());
         }
@@ -132,6 +133,9 @@ impl Publisher {
                 return Ok(self.answered);
             }
             let events = batch.iter().map(|ticket| self.workload.event(*ticket)).collect();
+            if let Some(last) = batch.last() {
+                last.due().await;
+            }
             let answer = self.client.publish_events(PublishEventsRequest { events }).await?.into_inner();
             for (ticket, result) in batch.into_iter().zip(answer.results) {
                 self.note(ticket, &accepted(Some(result))?);
@@ -148,6 +152,7 @@ impl Publisher {
             let ticket = tickets.next().await?;
             sent.lock().push_back(ticket);
             let event = Some(workload.event(ticket));
+            ticket.due().await;
             Some((StreamEventsRequest { event }, (tickets, workload, room, sent)))
         });
         let answers = self.client.stream_events(events).await?.into_inner();

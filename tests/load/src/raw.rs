@@ -1,5 +1,5 @@
 //! The machine's limits, measured in the same run: a bare hyper client that posts the same request to
-//! the same receivers, and a bare tonic service that takes the same events.
+//! the same receivers, a bare tonic service that takes the same events, and a bare Redis stream.
 
 use std::{
     net::SocketAddr,
@@ -17,14 +17,18 @@ use proto::v1::{PreviewDeliveryRequest, delivery_service_client::DeliveryService
 use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::{
-    args::{Args, Mode},
+    args::Args,
+    pair::{Pair, Where},
     publish::{Published, connect, publish},
     receivers::Receivers,
+    report::{Latency, latencies},
     tickets::Tickets,
     workloads::Workload,
 };
 
 const CONNECTIONS: usize = 64;
+/// Entries of a stream in one pipeline.
+const PIPELINE: usize = 128;
 
 /// POSTs a second, of the request that the first event (or the sample) makes at the first webhook.
 pub async fn posts(
@@ -76,13 +80,46 @@ async fn post(to: SocketAddr, head: Arc<Parts>, body: Bytes, until: Instant) -> 
     Ok(posts)
 }
 
-/// Events a second that a service takes which does nothing, published in the same way.
-pub async fn events(args: &Args, workload: &Arc<Workload>) -> anyhow::Result<f64> {
+/// What a service that does nothing takes of the same events, published in the same way: so many a second, answered
+/// so soon.
+pub async fn events(args: &Args, workload: &Arc<Workload>) -> anyhow::Result<(f64, Latency)> {
     let empty = Receivers::start("empty").await?;
-    let tickets = Tickets::new(None, u64::MAX, Duration::from_secs_f64(args.raw_seconds));
+    let tickets = Tickets::new(args.rate, u64::MAX, Duration::from_secs_f64(args.raw_seconds));
     let published = Arc::new(Published::default());
-    let args = Args { publish: Mode::Streamed, ..args.clone() };
     let began = Instant::now();
-    publish(&args, empty.address, workload.clone(), Arc::new(tickets), published.clone()).await?;
-    Ok(published.events.load(std::sync::atomic::Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64())
+    let answered =
+        publish(args, empty.address, workload.clone(), Arc::new(tickets), published.clone()).await?;
+    let count = published.events.load(std::sync::atomic::Ordering::Relaxed);
+    Ok((count as f64 / began.elapsed().as_secs_f64(), latencies(&answered)))
+}
+
+/// µs of Redis' CPU for a body that goes through a stream: added, read by a group, acknowledged and deleted, many in
+/// a pipeline. None without a Redis whose process can be looked at.
+pub async fn streams(seconds: f64, pair: &mut Pair, body: usize) -> anyhow::Result<Option<f64>> {
+    let cpu = |pair: &Pair| pair.cpu_seconds("redis");
+    let (Some(before), Where::Redis(connection)) = (cpu(pair), &pair.store) else { return Ok(None) };
+    let (mut connection, key, body) = (connection.clone(), "load-stream", vec![b'x'; body]);
+    let mut make = redis::cmd("XGROUP");
+    make.arg("CREATE").arg(key).arg("all").arg("$").arg("MKSTREAM");
+    make.query_async::<()>(&mut connection).await?;
+    let (began, time) = (Instant::now(), Duration::from_secs_f64(seconds));
+    let mut count = 0;
+    while began.elapsed() < time {
+        let mut adds = redis::pipe();
+        for _ in 0..PIPELINE {
+            adds.cmd("XADD").arg(key).arg("*").arg("body").arg(&body);
+        }
+        let ids: Vec<String> = adds.query_async(&mut connection).await?;
+        let mut read = redis::pipe();
+        read.cmd("XREADGROUP").arg("GROUP").arg("all").arg("one").arg("COUNT").arg(PIPELINE);
+        read.arg("STREAMS").arg(key).arg(">").ignore();
+        read.query_async::<()>(&mut connection).await?;
+        let mut ends = redis::pipe();
+        ends.cmd("XACK").arg(key).arg("all").arg(&ids).cmd("XDEL").arg(key).arg(&ids);
+        let ended: (usize, usize) = ends.query_async(&mut connection).await?;
+        anyhow::ensure!(ended == (PIPELINE, PIPELINE), "a stream lost entries: {ended:?}");
+        count += PIPELINE;
+    }
+    redis::cmd("DEL").arg(key).query_async::<()>(&mut connection).await?;
+    Ok(cpu(pair).map(|after| (after - before) / count.max(1) as f64 * 1e6))
 }

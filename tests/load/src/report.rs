@@ -35,6 +35,10 @@ pub struct Report {
     pub share_of_raw: Option<f64>,
     pub raw_events_per_second: Option<f64>,
     pub share_of_raw_events: Option<f64>,
+    /// CPU of Redis for an entry of a bare stream, µs.
+    pub raw_stream_us: Option<f64>,
+    /// Publishing at the same rate to the answer of a service that does nothing.
+    pub raw_answer: Option<Latency>,
     /// Publishing to the answer.
     pub answer: Latency,
     /// Publishing to arrival.
@@ -122,6 +126,7 @@ impl Report {
         rows.extend(raw.map(|text| row("bare POSTs", text)));
         let raw = share(self.raw_events_per_second, self.share_of_raw_events);
         rows.extend(raw.map(|text| row("bare events", text)));
+        rows.extend(self.raw_answer.map(|raw| row("bare answer", raw.text())));
         rows.push(row("publish to answer", self.answer.text()));
         if self.deliveries > 0 {
             rows.push(row("publish to arrival", self.arrival.text()));
@@ -144,6 +149,8 @@ impl Report {
         rows.extend(self.store_bytes.map(|bytes| row("store", mib(bytes))));
         let commands = self.redis_commands_per_delivery;
         rows.extend(commands.map(|count| row("Redis commands", format!("{count:.2} each"))));
+        let raw = self.raw_stream_us;
+        rows.extend(raw.map(|us| row("bare stream", format!("{us:.1} us of Redis each"))));
         let wire = self.wire_bytes_per_delivery;
         rows.extend(wire.map(|bytes| row("over loopback", format!("{bytes:.0} B each"))));
         if let Some(backlog) = &self.backlog {

@@ -24,6 +24,8 @@ use crate::{
     workloads::Workload,
 };
 
+/// Bytes of a bare stream's entries: about as many as a body has.
+const BODY: usize = 1_024;
 /// How often it is looked at what has arrived.
 const LOOK: Duration = Duration::from_millis(50);
 /// Looks between two lines of progress.
@@ -55,12 +57,15 @@ async fn workload(
 ) -> anyhow::Result<Report> {
     let workload = Arc::new(Workload::new(name, run, args.webhooks, receivers)?);
     let ids = setup::create(pair.config, pair.delivery, &workload.webhooks).await?;
-    let (mut raw_posts, mut raw_events) = (None, None);
+    let (mut raw_posts, mut raw_events, mut raw_stream) = (None, None, None);
     if args.raw_seconds > 0.0 {
         receivers.reset(0, 1).await?;
         let any = ids.first().context("a workload has webhooks")?;
         raw_posts = Some(raw::posts(args.raw_seconds, receivers, pair.delivery, any, &workload).await?);
-        if name == Name::Miss {
+        if name != Name::Miss {
+            raw_stream = raw::streams(args.raw_seconds, pair, BODY).await?;
+        }
+        if name == Name::Miss || args.rate.is_some() {
             raw_events = Some(raw::events(args, &workload).await?);
         }
     }
@@ -79,8 +84,13 @@ async fn workload(
     report.costs(&before, &sample(pair, receivers.pid).await?);
     report.raw_posts_per_second = raw_posts.filter(|_| report.deliveries > 0);
     report.share_of_raw = report.raw_posts_per_second.map(|raw| report.delivered_per_second / raw);
-    report.raw_events_per_second = raw_events;
-    report.share_of_raw_events = raw_events.map(|raw| report.accepted_per_second / raw);
+    report.raw_stream_us = raw_stream;
+    if args.rate.is_some() {
+        report.raw_answer = raw_events.map(|(_, answer)| answer);
+    } else {
+        report.raw_events_per_second = raw_events.map(|(rate, _)| rate);
+        report.share_of_raw_events = raw_events.map(|(rate, _)| report.accepted_per_second / rate);
+    }
     Ok(report)
 }
 

@@ -3,7 +3,6 @@
 //! by the events that it kept from being sent.
 
 use std::{
-    hint,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
@@ -13,9 +12,9 @@ use tokio::sync::{Mutex, Notify, mpsc};
 
 use crate::receiver::now_us;
 
-/// A sleeper wakes up late by about so much: the pace is kept awake for the last bit of a pause, a tenth of it
-/// at most.
-const AWAKE: Duration = Duration::from_micros(200);
+/// A sleeper wakes up late: tickets come so long before they are due, a tenth of the time between two at most. What a
+/// publisher does before it calls is done then, and it stays awake until it does.
+const AWAKE: Duration = Duration::from_millis(1);
 
 /// An event that is to be published.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +35,15 @@ pub struct Tickets {
     stopped: AtomicBool,
 }
 
+impl Ticket {
+    /// Waits until it is due. Answers are taken meanwhile.
+    pub async fn due(self) {
+        while now_us() < self.due_us {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 impl Tickets {
     /// So many events at most, for so long at most.
     pub fn new(rate: Option<f64>, most: u64, time: Duration) -> Self {
@@ -50,7 +58,7 @@ impl Tickets {
         }
     }
 
-    /// The next event, when it is due; None at the end.
+    /// The next event, a little before it is due; None at the end.
     pub async fn next(&self) -> Option<Ticket> {
         if let Some(paced) = &self.paced {
             let ticket = paced.lock().await.recv().await;
@@ -77,7 +85,8 @@ impl Tickets {
     }
 }
 
-/// A thread of its own keeps the pace: the runtime's timers count in whole milliseconds.
+/// A thread of its own keeps the pace: the runtime's timers count in whole milliseconds. Tickets come a little before
+/// they are due.
 #[allow(clippy::disallowed_methods, reason = "a thread that does nothing else")]
 fn paced(rate: f64, most: u64, time: Duration) -> mpsc::Receiver<Ticket> {
     let (sender, tickets) = mpsc::channel(1 << 16);
@@ -91,9 +100,6 @@ fn paced(rate: f64, most: u64, time: Duration) -> mpsc::Receiver<Ticket> {
             }
             if let Some(early) = due.checked_sub(start.elapsed() + awake) {
                 thread::sleep(early);
-            }
-            while start.elapsed() < due {
-                hint::spin_loop();
             }
             let due_us = start_us + due.as_micros() as u64;
             if sender.blocking_send(Ticket { n, due_us }).is_err() {
