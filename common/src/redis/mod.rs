@@ -23,6 +23,7 @@ use redis::{
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
     cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
+    io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 use tokio::{sync::Mutex, time::timeout};
@@ -276,7 +277,12 @@ fn client(address: &Address, ca: Option<&[u8]>, protocol: ProtocolVersion) -> Re
             false => ConnectionAddr::Tcp(name, port),
         }
     });
-    let nodes = hosts.clone().map(|host| Ok(host.into_connection_info()?.set_redis_settings(login.clone())));
+    // A call does not wait for the answer to the one before.
+    let tcp = TcpSettings::default().set_nodelay(true);
+    let nodes = hosts.clone().map(|host| {
+        let node = host.into_connection_info()?.set_redis_settings(login.clone());
+        Ok(node.set_tcp_settings(tcp.clone()))
+    });
     let mut nodes = nodes.collect::<RedisResult<Vec<_>>>()?;
     match &address.topology {
         Topology::Single => {
@@ -296,7 +302,8 @@ fn client(address: &Address, ca: Option<&[u8]>, protocol: ProtocolVersion) -> Re
                 .min_retry_wait(20)
                 .max_retry_wait(500)
                 .connection_timeout(CONNECT)
-                .response_timeout(RESPONSE);
+                .response_timeout(RESPONSE)
+                .tcp_settings(tcp);
             if address.tls {
                 builder = builder.certs(certificates);
             }
@@ -305,7 +312,8 @@ fn client(address: &Address, ca: Option<&[u8]>, protocol: ProtocolVersion) -> Re
         Topology::Sentinel { master } => {
             let mut builder = SentinelClientBuilder::new(hosts, master, SentinelServerType::Master)?
                 .set_client_to_redis_db(address.db)
-                .set_client_to_redis_protocol(protocol);
+                .set_client_to_redis_protocol(protocol)
+                .set_client_to_redis_tcp_settings(tcp);
             if let Some(username) = &address.username {
                 builder = builder.set_client_to_redis_username(username);
             }
