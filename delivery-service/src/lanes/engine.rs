@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use common::ids::{ById, WebhookId};
@@ -25,11 +25,10 @@ use super::{
     room::{Lateness, Room},
     settling::Settling,
     status::Statuses,
+    turns::LINGER,
 };
 use crate::queue::{Lanes as Which, Lease};
 
-/// A delivery that comes so long after the one before it is not expected to be followed by another soon.
-const LONE: Duration = Duration::from_secs(1);
 /// Inputs taken in one go.
 const GULP: usize = 256;
 
@@ -246,7 +245,8 @@ impl Engine {
             let mut held = Held::given(lease, one.before, one.known, &self.parts.routes);
             // It may have been withdrawn between being stored and being heard of.
             held.stale = self.withdrawn.contains_key(&webhook_id);
-            held.alone = one.before.time().until(one.delivery.place.time()) >= LONE;
+            // The lane would have been given back before the next one, if that takes as long.
+            held.alone = one.before.time().until(one.delivery.place.time()) >= LINGER;
             self.hold(held);
         } else {
             self.with(webhook_id, |held| held.alone = false);

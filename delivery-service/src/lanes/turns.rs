@@ -25,7 +25,7 @@ use crate::{
 /// Starts of one lane before the next has its turn.
 const TURN: usize = 8;
 /// A lane that has nothing to do is kept for so long: more often comes soon.
-const LINGER: Duration = Duration::from_millis(250);
+pub(super) const LINGER: Duration = Duration::from_millis(250);
 /// Deliveries of ordered lanes that the process knows by their places.
 pub(super) const ENTRIES: usize = 500_000;
 /// Outcomes that may wait for the store before nothing new starts.
