@@ -34,7 +34,7 @@ const GULP: usize = 256;
 
 /// Bytes of bodies that wait in lanes' windows, from which on a process that is short of processors is
 /// behind.
-const BEHIND: usize = 1 << 20;
+const BEHIND: usize = 3 << 20;
 
 /// Runs until it is stopped and drained.
 pub async fn run(

@@ -18,6 +18,8 @@ const LATE: Duration = Duration::from_millis(1);
 const PAUSE: Duration = Duration::from_millis(10);
 /// Between two steps up, and before one after attempts began late.
 const CALM: Duration = Duration::from_millis(100);
+/// A process whose attempts began late is short of processors for so long.
+const SHORT: Duration = Duration::from_secs(1);
 /// An attempt that began so long ago waits for its receiver.
 const YOUNG: Duration = Duration::from_millis(25);
 /// Attempts that began within one of these are counted together.
@@ -45,7 +47,8 @@ pub struct Room {
     begun: u64,
     /// When attempts began late for the last time, or more were allowed.
     unsure: Option<Instant>,
-    short: bool,
+    /// When attempts began late for the last time, if that was lately.
+    late: Option<Instant>,
 }
 
 impl Lateness {
@@ -70,7 +73,7 @@ impl Room {
             looked: None,
             begun: 0,
             unsure: None,
-            short: false,
+            late: None,
         }
     }
 
@@ -95,9 +98,9 @@ impl Room {
         self.free(now) < self.driven / 4
     }
 
-    /// Whether the process is short of processors.
+    /// Whether the process is short of processors, or has been just now: while it holds back, attempts begin in time.
     pub fn is_short(&self) -> bool {
-        self.short
+        self.late.is_some()
     }
 
     /// An attempt begins.
@@ -138,14 +141,12 @@ impl Room {
             // From what is used, not from what was allowed and not used.
             let used = self.driven - self.free(now).min(self.driven);
             self.driven = (used * 3 / 4).max(LEAST).min(self.driven);
-            (self.short, self.unsure) = (true, Some(now));
-        } else if self.unsure.is_none_or(|since| now >= since + CALM) {
-            self.short = false;
-            if starving && self.driven < self.most {
-                self.driven = self.driven.saturating_add(self.driven / 4 + 1).min(self.most);
-                self.unsure = Some(now);
-            }
+            (self.late, self.unsure) = (Some(now), Some(now));
+        } else if starving && self.driven < self.most && self.unsure.is_none_or(|since| now >= since + CALM) {
+            self.driven = self.driven.saturating_add(self.driven / 4 + 1).min(self.most);
+            self.unsure = Some(now);
         }
+        self.late = self.late.filter(|since| now < *since + SHORT);
         starving && self.free(now) > 0
     }
 
