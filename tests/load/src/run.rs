@@ -57,17 +57,11 @@ async fn workload(
 ) -> anyhow::Result<Report> {
     let workload = Arc::new(Workload::new(name, run, args.webhooks, receivers)?);
     let ids = setup::create(pair.config, pair.delivery, &workload.webhooks).await?;
-    let (mut raw_posts, mut raw_events, mut raw_stream) = (None, None, None);
-    if args.raw_seconds > 0.0 {
-        receivers.reset(0, 1).await?;
-        let any = ids.first().context("a workload has webhooks")?;
-        raw_posts = Some(raw::posts(args.raw_seconds, receivers, pair.delivery, any, &workload).await?);
-        if name != Name::Miss {
-            raw_stream = raw::streams(args.raw_seconds, pair, BODY).await?;
-        }
-        if name == Name::Miss || args.rate.is_some() {
-            raw_events = Some(raw::events(args, &workload).await?);
-        }
+    let any = ids.first().context("a workload has webhooks")?;
+    let limits_before = limits(args, pair, receivers, any, &workload).await?;
+    let mut raw_events = None;
+    if args.raw_seconds > 0.0 && (name == Name::Miss || args.rate.is_some()) {
+        raw_events = Some(raw::events(args, &workload).await?);
     }
     receivers.reset(run, workload.slots).await?;
     let mut report = Report {
@@ -79,12 +73,16 @@ async fn workload(
     let before = sample(pair, receivers.pid).await?;
     let time = Duration::from_secs_f64(args.seconds);
     let tickets = Arc::new(Tickets::new(args.rate, args.events, time));
-    let driven = drive(args, pair, receivers, workload, tickets).await?;
+    let driven = drive(args, pair, receivers, workload.clone(), tickets).await?;
     report.flow(&driven);
     report.costs(&before, &sample(pair, receivers.pid).await?);
-    report.raw_posts_per_second = raw_posts.filter(|_| report.deliveries > 0);
-    report.share_of_raw = report.raw_posts_per_second.map(|raw| report.delivered_per_second / raw);
-    report.raw_stream_us = raw_stream;
+    if report.deliveries > 0 {
+        let limits_after = limits(args, pair, receivers, any, &workload).await?;
+        let mean = |of: fn(&Limits) -> Option<f64>| Some((of(&limits_before)? + of(&limits_after)?) / 2.0);
+        report.raw_posts_per_second = mean(|limits| limits.posts_per_second);
+        report.share_of_raw = report.raw_posts_per_second.map(|raw| report.delivered_per_second / raw);
+        report.raw_stream_us = mean(|limits| limits.stream_us);
+    }
     if args.rate.is_some() {
         report.raw_answer = raw_events.map(|(_, answer)| answer);
     } else {
@@ -92,6 +90,28 @@ async fn workload(
         report.share_of_raw_events = raw_events.map(|(rate, _)| report.accepted_per_second / rate);
     }
     Ok(report)
+}
+
+/// What the machine does: it is asked before and after a workload, for it may be another from minute to minute.
+struct Limits {
+    posts_per_second: Option<f64>,
+    stream_us: Option<f64>,
+}
+
+async fn limits(
+    args: &Args,
+    pair: &mut Pair,
+    receivers: &Receivers,
+    webhook_id: &str,
+    workload: &Workload,
+) -> anyhow::Result<Limits> {
+    let seconds = args.raw_seconds / 4.0;
+    if seconds <= 0.0 {
+        return Ok(Limits { posts_per_second: None, stream_us: None });
+    }
+    receivers.reset(0, 1).await?;
+    let posts = raw::posts(seconds, receivers, pair.delivery, webhook_id, workload).await?;
+    Ok(Limits { posts_per_second: Some(posts), stream_us: raw::streams(seconds, pair, BODY).await? })
 }
 
 /// What was published, and what arrived of it: everything.
