@@ -19,6 +19,8 @@ use common::ids::WebhookId;
 
 /// Lanes leased in one claim.
 const CLAIM: usize = 32;
+/// Lanes woken in one call.
+const WAKES: usize = 1_000;
 /// The longest time between two claims.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A process without room leaves lanes that are due to others for so long.
@@ -78,12 +80,21 @@ impl Engine {
     pub(super) fn wake(&mut self) {
         if !self.waking
             && !self.store_away
-            && let Some(which) = self.wakes.pop_front()
+            && let Some(which) = self.next_wake()
         {
             self.waking = true;
             let queue = self.parts.queue.clone();
             self.calls.spawn(async move { Reply::Woken(queue.wake(which).await) });
         }
+    }
+
+    /// Lanes for one call.
+    fn next_wake(&mut self) -> Option<Which> {
+        if std::mem::take(&mut self.wakes_parked) {
+            return Some(Which::Parked);
+        }
+        let count = self.wakes.len().min(WAKES);
+        (count > 0).then(|| Which::These(self.wakes.drain(..count).collect()))
     }
 
     pub(super) fn answered(&mut self, reply: Reply) {
@@ -105,7 +116,7 @@ impl Engine {
                     Err(error) => {
                         self.store_failed(&error);
                         self.wakes.clear();
-                        self.wakes.push_back(Which::Parked);
+                        self.wakes_parked = true;
                     }
                 }
             }

@@ -27,7 +27,7 @@ use super::{
     status::Statuses,
     turns::LINGER,
 };
-use crate::queue::{Lanes as Which, Lease};
+use crate::queue::Lease;
 
 /// Inputs taken in one go.
 const GULP: usize = 256;
@@ -82,8 +82,9 @@ pub(super) struct Engine {
     pub lapsed: bool,
     /// The last call to the store failed.
     pub store_away: bool,
-    /// Lanes that are to be woken in the store.
-    pub wakes: VecDeque<Which>,
+    /// Lanes that are to be woken in the store, and whether all are that are parked.
+    pub wakes: VecDeque<WebhookId>,
+    pub wakes_parked: bool,
     pub waking: bool,
     /// Lanes from which something was withdrawn, and when this process heard of it.
     pub withdrawn: HashMap<WebhookId, Instant>,
@@ -128,6 +129,7 @@ impl Engine {
             lapsed: false,
             store_away: false,
             wakes: VecDeque::new(),
+            wakes_parked: false,
             waking: false,
             withdrawn: HashMap::new(),
             draining: false,
@@ -200,7 +202,7 @@ impl Engine {
                 self.make_ready(id);
             }
             Input::Route(id) => {
-                self.wakes.push_back(Which::One(id));
+                self.wakes.push_back(id);
                 if let Some(held) = self.lanes.get_mut(&id) {
                     held.gone = false;
                     held.gate.unhold(self.context.lease.now());
@@ -218,7 +220,7 @@ impl Engine {
                 // Who asked may be gone.
                 let _ = asks.send(status);
             }
-            Input::Synced => self.wakes.push_back(Which::Parked),
+            Input::Synced => self.wakes_parked = true,
         }
     }
 

@@ -303,7 +303,9 @@ fn one(
             let settled: Result<_, _> = settles.iter().map(|settle| group.settle(settle)).collect();
             Done::Settled(settled?)
         }
-        (Work::Wake(Which::One(lane)), _) => group.wake(lane).map(|()| Done::Woken)?,
+        (Work::Wake(Which::These(lanes)), _) => {
+            lanes.into_iter().try_for_each(|lane| group.wake(lane)).map(|()| Done::Woken)?
+        }
         (Work::Wake(Which::Parked), _) => group.wake_parked().map(|()| Done::Woken)?,
         (Work::Retry(id), _) => Done::Retried(group.retry(id)?),
         (Work::Cancel(lane, which), _) => Done::Cancelled(group.cancel(lane, &which)?),

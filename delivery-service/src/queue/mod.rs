@@ -330,9 +330,9 @@ pub enum Release {
 #[error("the lease is lost")]
 pub struct LeaseLost;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Lanes {
-    One(WebhookId),
+    These(Vec<WebhookId>),
     /// All that are parked; holds with an end stay.
     Parked,
 }

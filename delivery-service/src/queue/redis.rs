@@ -25,6 +25,7 @@
 //! | `P:{qN}:ev:START` | hash: 14 bytes of SHA-256 of lane and event id → delivery id and when it was noted (4 bytes, ms since START) |
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -57,6 +58,8 @@ use crate::delivery::State;
 
 /// Shards of a new store on a cluster. On one server more than one only adds calls.
 const CLUSTER_SHARDS: u16 = 64;
+/// Lanes that one call wakes at most.
+const WOKEN: usize = 500;
 /// How keys and records are laid out. Stores of another layout are refused.
 const LAYOUT: &str = "layout-3";
 
@@ -238,17 +241,26 @@ impl Queue for RedisQueue {
 
     async fn wake(&self, lanes: Lanes) -> Result<(), QueueError> {
         match lanes {
-            Lanes::One(lane) => {
-                let mut call = self.call(&self.verbs.wake, self.shard(lane))?;
-                call.arg(&lane.bytes());
-                self.verbs.wake.run(&self.connection, call, TIMEOUT).await?;
+            Lanes::These(lanes) => {
+                let mut shards: HashMap<u16, Vec<WebhookId>> = HashMap::new();
+                lanes.into_iter().for_each(|lane| shards.entry(self.shard(lane)).or_default().push(lane));
+                let calls =
+                    shards.iter().flat_map(|(shard, lanes)| lanes.chunks(WOKEN).map(|some| (*shard, some)));
+                let calls = calls.map(|(shard, lanes)| async move {
+                    let mut call = self.call(&self.verbs.wake, shard)?;
+                    for lane in lanes {
+                        call.arg(&lane.bytes());
+                    }
+                    self.verbs.wake.run(&self.connection, call, TIMEOUT).await
+                });
+                join_all(calls).await.into_iter().collect::<Result<Vec<_>, _>>()?;
             }
             Lanes::Parked => {
                 let shards = (0..self.shards()).map(|shard| async move {
                     loop {
-                        let mut call = self.call(&self.verbs.wake, shard)?;
-                        call.arg("");
-                        if number(&self.verbs.wake.run(&self.connection, call, TIMEOUT).await?)? < 500 {
+                        let call = self.call(&self.verbs.wake, shard)?;
+                        let woken = self.verbs.wake.run(&self.connection, call, TIMEOUT).await?;
+                        if number(&woken)? < WOKEN as i64 {
                             return Ok(());
                         }
                     }

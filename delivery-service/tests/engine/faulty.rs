@@ -98,7 +98,7 @@ impl Queue for Faulty {
                 // What happened in lanes of ours is not told twice.
                 let told = claimed.news.iter().copied();
                 for lane in told {
-                    self.inner.wake(Lanes::One(lane)).await?;
+                    self.inner.wake(Lanes::These(vec![lane])).await?;
                 }
                 self.give_back(claimed.lanes.iter().map(|grant| grant.lane)).await;
                 Err(away())

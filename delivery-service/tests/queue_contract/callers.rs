@@ -60,8 +60,12 @@ impl<B: Backend> Run<'_, B> {
     }
 
     pub async fn wake(&mut self, at: usize) -> Option<()> {
-        let which = if self.chance(30) { Lanes::Parked } else { Lanes::One(self.lane()) };
-        self.holders[at].queue.wake(which).await.unwrap();
+        let which = if self.chance(30) {
+            Lanes::Parked
+        } else {
+            Lanes::These((0..self.any(3)).map(|_| self.lane()).collect())
+        };
+        self.holders[at].queue.wake(which.clone()).await.unwrap();
         self.in_time()?;
         self.says(format!("wakes {which:?}"));
         self.oracle.woken(which);

@@ -140,7 +140,11 @@ impl Oracle {
     pub fn woken(&mut self, which: Lanes) {
         for (id, lane) in &mut self.lanes {
             let parked = lane.stopped == PARKED;
-            if matches!(which, Lanes::One(one) if one == *id) || matches!(which, Lanes::Parked if parked) {
+            let wakes = match &which {
+                Lanes::These(these) => these.contains(id),
+                Lanes::Parked => parked,
+            };
+            if wakes {
                 (lane.stopped, lane.woken, lane.untold) = (0, true, true);
             }
         }

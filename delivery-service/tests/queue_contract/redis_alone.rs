@@ -104,7 +104,7 @@ async fn a_dead_holders_lanes_go_to_another() {
     let puts = [bench.put(lane(1)).await, bench.put(lane(2)).await];
     let stored = other.enqueue(Arc::new(vec![bench.new_for(lane(1))])).await.remove(0).unwrap();
     assert!(matches!(stored, Stored::New { lane: LaneNow::NotNow, .. }), "{stored:?}");
-    other.wake(Lanes::One(lane(2))).await.unwrap();
+    other.wake(Lanes::These(vec![lane(2)])).await.unwrap();
     let mut news = bench.claim(0).await.news;
     news.sort();
     assert_eq!(news, [lane(1), lane(2)], "of both it hears once");

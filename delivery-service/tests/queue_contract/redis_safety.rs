@@ -186,7 +186,7 @@ async fn holders_hear<B: Backend>() {
         // Until it listens, hints go nowhere.
         let first = async {
             loop {
-                other.wake(Lanes::One(lane(n))).await.unwrap();
+                other.wake(Lanes::These(vec![lane(n)])).await.unwrap();
                 if let Ok(hint) = timeout(Duration::from_millis(50), hints.recv()).await {
                     return hint;
                 }

@@ -95,7 +95,7 @@ pub async fn a_retry_goes_past_a_hold_and_not_past_parking<B: Backend>() {
     bench.settle(parked.lease(), vec![parked.settled(retry_in(MINUTE))], Some(Release::Park)).await;
     retry(&bench, parked.id).await;
     bench.nothing_is_due().await;
-    bench.queue.wake(Lanes::One(lane(2))).await.unwrap();
+    bench.queue.wake(Lanes::These(vec![lane(2)])).await.unwrap();
     assert!(bench.claim_one().await.page.deliveries[0].head.asked_again);
 }
 

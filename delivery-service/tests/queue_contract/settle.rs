@@ -182,7 +182,7 @@ pub async fn a_hold_keeps_back_all_until_it_is_over<B: Backend>() {
 
     let put = bench.put(lane(2)).await;
     bench.settle(put.lease(), vec![], hold).await;
-    bench.queue.wake(Lanes::One(lane(2))).await.unwrap();
+    bench.queue.wake(Lanes::These(vec![lane(2)])).await.unwrap();
     let grant = bench.claim_one().await;
     assert_eq!((ids(&grant.page.deliveries), grant.held), (vec![put.id], Duration::ZERO), "the hold is over");
 }
@@ -192,11 +192,11 @@ pub async fn waking_ends_a_hold<B: Backend>() {
     let puts = bench.put_many(lane(1), 2).await;
     let hold = Some(Release::Hold { duration: 30 * MINUTE });
     bench.settle(puts[0].lease(), vec![puts[0].settled(Fate::Succeeded)], hold).await;
-    bench.queue.wake(Lanes::One(lane(1))).await.unwrap();
+    bench.queue.wake(Lanes::These(vec![lane(1)])).await.unwrap();
     let grant = bench.claim_one().await;
     assert_eq!((ids(&grant.page.deliveries), grant.held), (vec![puts[1].id], Duration::ZERO));
     bench.settle(grant.lane, vec![puts[1].settled(Fate::Succeeded)], hold).await;
-    bench.queue.wake(Lanes::One(lane(1))).await.unwrap();
+    bench.queue.wake(Lanes::These(vec![lane(1)])).await.unwrap();
     bench.put(lane(1)).await.lease();
 }
 
@@ -221,7 +221,7 @@ pub async fn what_comes_on_hold_is_due_when_that_is_over<B: Backend>() {
 pub async fn a_lane_woken_while_it_is_held_is_due_whatever_it_waits_for<B: Backend>() {
     let bench = Bench::<B>::start().await;
     let put = bench.put(lane(1)).await;
-    bench.queue.wake(Lanes::One(lane(1))).await.unwrap();
+    bench.queue.wake(Lanes::These(vec![lane(1)])).await.unwrap();
     bench.settle(put.lease(), vec![put.settled(retry_in(90 * MINUTE))], known(&put)).await;
     let grant = bench.claim_one().await;
     assert!(grant.page.deliveries.is_empty(), "it is the lane that is due");
@@ -236,9 +236,9 @@ pub async fn a_parked_lane_waits_until_it_is_woken<B: Backend>() {
     bench.advance(1_000 * MINUTE).await;
     bench.nothing_is_due().await;
     assert_eq!(bench.claim(0).await.next_due, None);
-    bench.queue.wake(Lanes::One(lane(2))).await.unwrap();
+    bench.queue.wake(Lanes::These(vec![lane(2)])).await.unwrap();
     bench.nothing_is_due().await;
-    bench.queue.wake(Lanes::One(lane(1))).await.unwrap();
+    bench.queue.wake(Lanes::These(vec![lane(1)])).await.unwrap();
     let grant = bench.claim_one().await;
     assert_eq!(ids(&grant.page.deliveries), [put.id]);
     bench
@@ -265,11 +265,11 @@ pub async fn waking_all_parked_lanes_leaves_holds<B: Backend>() {
 pub async fn a_lane_woken_while_it_is_held_does_not_park<B: Backend>() {
     let bench = Bench::<B>::start().await;
     let put = bench.put(lane(1)).await;
-    bench.queue.wake(Lanes::One(lane(1))).await.unwrap();
+    bench.queue.wake(Lanes::These(vec![lane(1)])).await.unwrap();
     bench.settle(put.lease(), vec![], Some(Release::Park)).await;
     let grant = bench.claim_one().await;
     assert_eq!(ids(&grant.page.deliveries), [put.id], "its holder had not heard of it");
-    bench.queue.wake(Lanes::One(lane(1))).await.unwrap();
+    bench.queue.wake(Lanes::These(vec![lane(1)])).await.unwrap();
     assert_eq!(bench.claim(0).await.news, [lane(1)]);
     assert!(bench.claim(0).await.news.is_empty(), "news are told once");
     bench.settle(grant.lane, vec![], Some(Release::Park)).await;

@@ -1,9 +1,13 @@
--- Makes lanes due now. ARGV[3]: a lane, or "" for up to 500 that are parked. Answers how many it woke.
-local list = { ARGV[3] }
-if ARGV[3] == '' then list = redis.call('SPOP', base .. 'parked', 500) end
-for _, lane in ipairs(list) do
-  local l = lane_at(lane)
-  if l and (ARGV[3] ~= '' or l.hold == PARKED) then
+-- Makes lanes due now. ARGV[3…]: lanes; none: up to 500 that are parked. Answers how many it woke.
+local these, list = #ARGV > 2, {}
+if these then
+  for i = 3, #ARGV do list[i - 2] = ARGV[i] end
+else
+  list = redis.call('SPOP', base .. 'parked', 500)
+end
+for i, value in ipairs(values(states, list)) do
+  local lane, l = list[i], value and lane_of(value)
+  if l and (these or l.hold == PARKED) then
     if l.hold ~= 0 then
       l.hold = 0
       keep(lane, l)
