@@ -190,6 +190,18 @@ mod tests {
     }
 
     #[test]
+    fn a_process_is_short_for_a_while_after_attempts_began_late() {
+        let (mut room, now, lateness) = (Room::new(4_096), Instant::now(), Lateness::default());
+        (0..100).for_each(|_| lateness.note(MS * 5));
+        room.learn(&lateness, true, now);
+        (0..100).for_each(|_| lateness.note(Duration::ZERO));
+        for (ms, short) in [(10, true), (500, true), (990, true), (1_000, false), (2_000, false)] {
+            room.learn(&lateness, true, now + MS * ms);
+            assert_eq!(room.is_short(), short, "{ms} ms later");
+        }
+    }
+
+    #[test]
     fn it_never_allows_more_than_it_may() {
         let (mut room, now) = (Room::new(50), Instant::now());
         assert_eq!(after(&mut room, MS * 5, now), 50);
