@@ -9,9 +9,10 @@ use proto::v1::{
     event_service_server::{EventService, EventServiceServer},
     publish_result::Outcome,
 };
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Server, server::TcpIncoming},
+};
 
 use crate::receiver;
 
@@ -19,14 +20,13 @@ struct Empty;
 
 /// Serves until its standard input ends; prints its address.
 pub async fn run() -> anyhow::Result<()> {
-    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-    println!("{}", listener.local_addr()?);
+    let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?.with_nodelay(Some(true));
+    println!("{}", incoming.local_addr()?);
     let mut lines = receiver::lines();
     let ends = async { while lines.recv().await.is_some() {} };
     Server::builder()
-        .tcp_nodelay(true)
         .add_service(EventServiceServer::new(Empty))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ends)
+        .serve_with_incoming_shutdown(incoming, ends)
         .await?;
     Ok(())
 }
