@@ -20,7 +20,7 @@ use common::ids::WebhookId;
 /// Lanes leased in one claim.
 const CLAIM: usize = 32;
 /// Lanes woken in one call.
-const WAKES: usize = 1_000;
+const WAKES: usize = 500;
 /// The longest time between two claims.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A process without room leaves lanes that are due to others for so long.
@@ -39,7 +39,7 @@ pub(super) enum Reply {
     Claim(Instant, usize, Result<Claimed, QueueError>),
     Read(Lease, Result<Result<Read, LeaseLost>, QueueError>),
     Settle(Settlement),
-    Woken(Result<(), QueueError>),
+    Woken(Which, Result<(), QueueError>),
 }
 
 impl Engine {
@@ -84,7 +84,10 @@ impl Engine {
         {
             self.waking = true;
             let queue = self.parts.queue.clone();
-            self.calls.spawn(async move { Reply::Woken(queue.wake(which).await) });
+            self.calls.spawn(async move {
+                let result = queue.wake(which.clone()).await;
+                Reply::Woken(which, result)
+            });
         }
     }
 
@@ -93,8 +96,8 @@ impl Engine {
         if std::mem::take(&mut self.wakes_parked) {
             return Some(Which::Parked);
         }
-        let count = self.wakes.len().min(WAKES);
-        (count > 0).then(|| Which::These(self.wakes.drain(..count).collect()))
+        let these: Vec<_> = std::iter::from_fn(|| self.wakes.pop_first()).take(WAKES).collect();
+        (!these.is_empty()).then_some(Which::These(these))
     }
 
     pub(super) fn answered(&mut self, reply: Reply) {
@@ -108,15 +111,17 @@ impl Engine {
             }
             Reply::Read(lease, result) => self.read_done(lease, result, now),
             Reply::Settle(settlement) => self.settled(settlement, now),
-            Reply::Woken(result) => {
+            Reply::Woken(which, result) => {
                 self.waking = false;
                 match result {
                     Ok(()) => self.next_claim = now,
-                    // One call for all of them, once the store answers.
+                    // Again, once the store answers.
                     Err(error) => {
                         self.store_failed(&error);
-                        self.wakes.clear();
-                        self.wakes_parked = true;
+                        match which {
+                            Which::These(these) => self.wakes.extend(these),
+                            Which::Parked => self.wakes_parked = true,
+                        }
                     }
                 }
             }

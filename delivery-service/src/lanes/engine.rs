@@ -83,7 +83,7 @@ pub(super) struct Engine {
     /// The last call to the store failed.
     pub store_away: bool,
     /// Lanes that are to be woken in the store, and whether all are that are parked.
-    pub wakes: VecDeque<WebhookId>,
+    pub wakes: BTreeSet<WebhookId>,
     pub wakes_parked: bool,
     pub waking: bool,
     /// Lanes from which something was withdrawn, and when this process heard of it.
@@ -128,7 +128,7 @@ impl Engine {
             left_behind: false,
             lapsed: false,
             store_away: false,
-            wakes: VecDeque::new(),
+            wakes: BTreeSet::new(),
             wakes_parked: false,
             waking: false,
             withdrawn: HashMap::new(),
@@ -202,7 +202,7 @@ impl Engine {
                 self.make_ready(id);
             }
             Input::Route(id) => {
-                self.wakes.push_back(id);
+                self.wakes.insert(id);
                 if let Some(held) = self.lanes.get_mut(&id) {
                     held.gone = false;
                     held.gate.unhold(self.context.lease.now());

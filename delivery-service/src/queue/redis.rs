@@ -58,8 +58,8 @@ use crate::delivery::State;
 
 /// Shards of a new store on a cluster. On one server more than one only adds calls.
 const CLUSTER_SHARDS: u16 = 64;
-/// Lanes that one call wakes at most.
-const WOKEN: usize = 500;
+/// Parked lanes that one call wakes at most, as `lua/wake.lua` says.
+const WOKEN: i64 = 500;
 /// How keys and records are laid out. Stores of another layout are refused.
 const LAYOUT: &str = "layout-3";
 
@@ -157,6 +157,14 @@ impl RedisQueue {
         lane.shard(self.shards())
     }
 
+    pub(super) fn by_shard(&self, lanes: &[WebhookId]) -> HashMap<u16, Vec<WebhookId>> {
+        let mut by_shard: HashMap<_, Vec<_>> = HashMap::new();
+        for &lane in lanes {
+            by_shard.entry(self.shard(lane)).or_default().push(lane);
+        }
+        by_shard
+    }
+
     /// The shards' keys of lanes by account.
     pub(super) fn accounts(&self) -> impl Iterator<Item = String> {
         self.bases.iter().map(|base| format!("{base}accounts"))
@@ -242,11 +250,7 @@ impl Queue for RedisQueue {
     async fn wake(&self, lanes: Lanes) -> Result<(), QueueError> {
         match lanes {
             Lanes::These(lanes) => {
-                let mut shards: HashMap<u16, Vec<WebhookId>> = HashMap::new();
-                lanes.into_iter().for_each(|lane| shards.entry(self.shard(lane)).or_default().push(lane));
-                let calls =
-                    shards.iter().flat_map(|(shard, lanes)| lanes.chunks(WOKEN).map(|some| (*shard, some)));
-                let calls = calls.map(|(shard, lanes)| async move {
+                let calls = self.by_shard(&lanes).into_iter().map(|(shard, lanes)| async move {
                     let mut call = self.call(&self.verbs.wake, shard)?;
                     for lane in lanes {
                         call.arg(&lane.bytes());
@@ -260,7 +264,7 @@ impl Queue for RedisQueue {
                     loop {
                         let call = self.call(&self.verbs.wake, shard)?;
                         let woken = self.verbs.wake.run(&self.connection, call, TIMEOUT).await?;
-                        if number(&woken)? < WOKEN as i64 {
+                        if number(&woken)? < WOKEN {
                             return Ok(());
                         }
                     }

@@ -90,10 +90,7 @@ impl RedisQueue {
     ) -> Result<(BTreeMap<At, DeliveryId>, Option<At>), QueueError> {
         let indexes = sets.split(' ').count();
         let each = (LOOKS / (lanes.len() * indexes)).clamp(1, query.limit.clamp(1, 1000));
-        let mut by_shard: HashMap<u16, Vec<WebhookId>> = HashMap::new();
-        for &lane in lanes {
-            by_shard.entry(self.shard(lane)).or_default().push(lane);
-        }
+        let by_shard = self.by_shard(lanes);
         let reading = by_shard.iter().map(|(&shard, lanes)| async move {
             let mut entries = Vec::new();
             for lanes in lanes.chunks(CALL_LANES) {

@@ -1,5 +1,5 @@
 //! Answers that come late: a lane is given back, or claimed, between a delivery's being stored in it and the
-//! engine's hearing of that. Nothing is sent twice, and nothing waits for long.
+//! engine's hearing of that. Nothing is sent twice, and nothing waits for long. And wakes that fail, which go again.
 
 use std::{
     collections::HashMap,
@@ -16,9 +16,9 @@ use common::{
     ids::{DeliveryId, WebhookId},
 };
 use delivery_service::{
-    delivery::{Place, State},
+    delivery::{Head, Place, State},
     intake::Intake,
-    lanes::Limits,
+    lanes::{Input, Limits},
     queue::{
         self, Bulk, Cancel, Cancelled, Claimed, Found, LaneNow, Lanes, Lease, LeaseLost, Listed, New, Page,
         PageLimit, Query, Queue, QueueError, Release, Retried, Scan, Settle, Slice, Standing, Stored,
@@ -44,6 +44,8 @@ pub struct Late {
     claimed: Notify,
     /// Lanes of what is stored become due: nobody has them.
     pub leaves_due: AtomicBool,
+    /// The next wake fails.
+    wake_fails: AtomicBool,
     /// What was settled, lane by lane: how many outcomes, and whether the lane was given back with them.
     settled: Mutex<Vec<(usize, bool)>>,
 }
@@ -126,6 +128,9 @@ impl Queue for Late {
     }
 
     async fn wake(&self, lanes: Lanes) -> Result<(), QueueError> {
+        if self.wake_fails.swap(false, Ordering::SeqCst) {
+            return Err(QueueError::Unavailable("a wake fails".into()));
+        }
         self.inner.wake(lanes).await
     }
 
@@ -190,6 +195,7 @@ impl World {
             claims_late: AtomicBool::new(false),
             claimed: Notify::new(),
             leaves_due: AtomicBool::new(false),
+            wake_fails: AtomicBool::new(false),
             settled: Mutex::default(),
         };
         let receiver = Receiver::start().await;
@@ -272,6 +278,33 @@ async fn the_lane_of_a_lone_delivery_is_given_back_with_its_outcome() {
     // Before its first claim is answered the engine asks whether the lease is good.
     settled.retain(|call| *call != (0, false));
     assert_eq!(settled, [(1, true)]);
+}
+
+/// A mended webhook's backlog goes at once, also when the store is away as the route changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wake_that_fails_goes_again_and_ends_a_hold() {
+    let world = World::new().await;
+    let mended = route(0, &world.receiver.url("/"));
+    let lane = mended.webhook_id;
+    let mut head = Head::new(DeliveryId::new(0, 1_700_000_000_000, 1), lane);
+    (head.license_code, head.event_id) = (account(0), "1".into());
+    let new = New { head, body: "{}".into(), dedupe: false, failed: None };
+    let stored = world.disk.enqueue(Arc::new(vec![new])).await.remove(0).unwrap();
+    let Stored::New { lane: LaneNow::Mine { fence, .. }, .. } = stored else { panic!("{stored:?}") };
+    let release = Some(Release::Hold { duration: Duration::from_secs(3_600) });
+    let lease = Lease { webhook_id: lane, fence };
+    let held = Settle { lane: lease, deliveries: vec![], done_to: Place(0), memo: None, release };
+    world.disk.settle(Arc::new(vec![held])).await.unwrap()[0].unwrap();
+
+    let stop = CancellationToken::new();
+    world.late.wake_fails.store(true, Ordering::SeqCst);
+    let (lanes, done, _routes) =
+        engine(world.late.clone(), vec![mended], Clock::System, Limits::default(), stop.clone());
+    lanes.tell(Input::Route(lane)).await;
+    tokio::time::timeout(PATIENCE, world.receiver.next()).await.expect("it should arrive");
+    assert!(!world.late.wake_fails.load(Ordering::SeqCst));
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, done).await.expect("the engine should stop").unwrap();
 }
 
 /// A lane that is idle is given back after a moment; one that has a pace to keep is kept until it has.

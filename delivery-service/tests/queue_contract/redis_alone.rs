@@ -145,6 +145,11 @@ async fn a_damaged_lane_harms_no_other_and_keeps_no_event_id() {
     }
     assert_eq!(bench.claim_one().await.lane.webhook_id, lane(4));
     bench.nothing_is_due().await;
+
+    let held = bench.put(lane(5)).await;
+    bench.settle(held.lease(), vec![], Some(Release::Hold { duration: MINUTE })).await;
+    bench.queue.wake(Lanes::These(vec![lane(3), lane(5)])).await.unwrap();
+    assert_eq!(bench.claim_one().await.lane.webhook_id, lane(5));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
