@@ -72,7 +72,7 @@ pub struct Args {
     #[arg(long, default_value = "200000")]
     pub backlog: u64,
 
-    /// Seconds for the machine's limits, half of them before a workload and half after; 0 leaves them out
+    /// Seconds for the machine's limits, half of them before a workload, half after; 0 leaves them out
     #[arg(long, default_value = "3")]
     pub raw_seconds: f64,
 

@@ -27,11 +27,32 @@ use crate::{
 };
 
 const CONNECTIONS: usize = 64;
-/// Entries of a stream in one pipeline.
+/// Entries of a stream in one pipeline, and their bytes: about as many as a body has.
 const PIPELINE: usize = 128;
+const ENTRY: usize = 1_024;
+
+/// What the machine does now. It is asked before and after a workload, for it may be another from minute to minute.
+pub struct Limits {
+    pub posts_per_second: f64,
+    /// CPU of Redis for an entry of a stream, µs.
+    pub stream_us: Option<f64>,
+}
+
+/// Asks for so long.
+pub async fn limits(
+    seconds: f64,
+    pair: &Pair,
+    receivers: &Receivers,
+    webhook_id: &str,
+    workload: &Workload,
+) -> anyhow::Result<Limits> {
+    receivers.reset(0, 1).await?;
+    let posts_per_second = posts(seconds / 2.0, receivers, pair.delivery, webhook_id, workload).await?;
+    Ok(Limits { posts_per_second, stream_us: streams(seconds / 2.0, pair).await? })
+}
 
 /// POSTs a second, of the request that the first event (or the sample) makes at the first webhook.
-pub async fn posts(
+async fn posts(
     seconds: f64,
     receivers: &Receivers,
     delivery: SocketAddr,
@@ -95,10 +116,12 @@ pub async fn events(args: &Args, workload: &Arc<Workload>) -> anyhow::Result<(f6
 
 /// µs of Redis' CPU for a body that goes through a stream: added, read by a group, acknowledged and deleted, many in
 /// a pipeline. None without a Redis whose process can be looked at.
-pub async fn streams(seconds: f64, pair: &mut Pair, body: usize) -> anyhow::Result<Option<f64>> {
-    let cpu = |pair: &Pair| pair.cpu_seconds("redis");
-    let (Some(before), Where::Redis(connection)) = (cpu(pair), &pair.store) else { return Ok(None) };
-    let (mut connection, key, body) = (connection.clone(), "load-stream", vec![b'x'; body]);
+async fn streams(seconds: f64, pair: &Pair) -> anyhow::Result<Option<f64>> {
+    let cpu = || pair.cpu_seconds("redis");
+    let (Some(before), Where::Redis(connection)) = (cpu(), &pair.store) else { return Ok(None) };
+    // Of this run alone: one that was stopped may have left its own in a Redis that was given.
+    let key = format!("load-{}-stream", std::process::id());
+    let (mut connection, key, body) = (connection.clone(), key.as_str(), vec![b'x'; ENTRY]);
     let mut make = redis::cmd("XGROUP");
     make.arg("CREATE").arg(key).arg("all").arg("$").arg("MKSTREAM");
     make.query_async::<()>(&mut connection).await?;
@@ -121,5 +144,5 @@ pub async fn streams(seconds: f64, pair: &mut Pair, body: usize) -> anyhow::Resu
         count += PIPELINE;
     }
     redis::cmd("DEL").arg(key).query_async::<()>(&mut connection).await?;
-    Ok(cpu(pair).map(|after| (after - before) / count.max(1) as f64 * 1e6))
+    Ok(cpu().map(|after| (after - before) / count.max(1) as f64 * 1e6))
 }

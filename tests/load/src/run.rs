@@ -15,7 +15,7 @@ use crate::{
     measure::sample,
     pair::Pair,
     publish::{Published, publish},
-    raw,
+    raw::{self, Limits},
     receiver::{Arrived, now_us},
     receivers::Receivers,
     report::{Report, latencies},
@@ -24,8 +24,6 @@ use crate::{
     workloads::Workload,
 };
 
-/// Bytes of a bare stream's entries: about as many as a body has.
-const BODY: usize = 1_024;
 /// How often it is looked at what has arrived.
 const LOOK: Duration = Duration::from_millis(50);
 /// Looks between two lines of progress.
@@ -58,9 +56,12 @@ async fn workload(
     let workload = Arc::new(Workload::new(name, run, args.webhooks, receivers)?);
     let ids = setup::create(pair.config, pair.delivery, &workload.webhooks).await?;
     let any = ids.first().context("a workload has webhooks")?;
-    let limits_before = limits(args, pair, receivers, any, &workload).await?;
-    let mut raw_events = None;
-    if args.raw_seconds > 0.0 && (name == Name::Miss || args.rate.is_some()) {
+    let asks = args.raw_seconds > 0.0;
+    let (mut limits, mut raw_events) = (Vec::new(), None);
+    if asks && name != Name::Miss {
+        limits.push(raw::limits(args.raw_seconds / 2.0, pair, receivers, any, &workload).await?);
+    }
+    if asks && (name == Name::Miss || args.rate.is_some()) {
         raw_events = Some(raw::events(args, &workload).await?);
     }
     receivers.reset(run, workload.slots).await?;
@@ -76,10 +77,12 @@ async fn workload(
     let driven = drive(args, pair, receivers, workload.clone(), tickets).await?;
     report.flow(&driven);
     report.costs(&before, &sample(pair, receivers.pid).await?);
-    if report.deliveries > 0 {
-        let limits_after = limits(args, pair, receivers, any, &workload).await?;
-        let mean = |of: fn(&Limits) -> Option<f64>| Some((of(&limits_before)? + of(&limits_after)?) / 2.0);
-        report.raw_posts_per_second = mean(|limits| limits.posts_per_second);
+    if !limits.is_empty() {
+        limits.push(raw::limits(args.raw_seconds / 2.0, pair, receivers, any, &workload).await?);
+        let mean = |of: fn(&Limits) -> Option<f64>| {
+            Some(limits.iter().map(of).sum::<Option<f64>>()? / limits.len() as f64)
+        };
+        report.raw_posts_per_second = mean(|limits| Some(limits.posts_per_second));
         report.share_of_raw = report.raw_posts_per_second.map(|raw| report.delivered_per_second / raw);
         report.raw_stream_us = mean(|limits| limits.stream_us);
     }
@@ -90,28 +93,6 @@ async fn workload(
         report.share_of_raw_events = raw_events.map(|(rate, _)| report.accepted_per_second / rate);
     }
     Ok(report)
-}
-
-/// What the machine does: it is asked before and after a workload, for it may be another from minute to minute.
-struct Limits {
-    posts_per_second: Option<f64>,
-    stream_us: Option<f64>,
-}
-
-async fn limits(
-    args: &Args,
-    pair: &mut Pair,
-    receivers: &Receivers,
-    webhook_id: &str,
-    workload: &Workload,
-) -> anyhow::Result<Limits> {
-    let seconds = args.raw_seconds / 4.0;
-    if seconds <= 0.0 {
-        return Ok(Limits { posts_per_second: None, stream_us: None });
-    }
-    receivers.reset(0, 1).await?;
-    let posts = raw::posts(seconds, receivers, pair.delivery, webhook_id, workload).await?;
-    Ok(Limits { posts_per_second: Some(posts), stream_us: raw::streams(seconds, pair, BODY).await? })
 }
 
 /// What was published, and what arrived of it: everything.

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use crate::receiver::now_us;
 
 /// A sleeper wakes up late: tickets come so long before they are due, a tenth of the time between two at most. What a
-/// publisher does before it calls is done then, and it stays awake until it does.
+/// publisher does before it calls is done then, and it stays awake until they are due.
 const AWAKE: Duration = Duration::from_millis(1);
 
 /// An event that is to be published.
