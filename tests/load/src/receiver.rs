@@ -51,7 +51,7 @@ pub struct Arrived {
     pub bytes: u64,
     /// When the last one did, µs.
     pub last_us: u64,
-    /// From publishing to arrival, but for class `g`.
+    /// From publishing to arrival, but for class `g`; only when it was asked for, for it takes a while.
     pub latency: Latency,
     /// Deliveries of class `g`, and when the last one came.
     pub gated: u64,
@@ -85,16 +85,18 @@ pub async fn run() -> anyhow::Result<()> {
     let mut asked = lines();
     while let Some(line) = asked.recv().await {
         let mut words = line.split(' ');
+        let mut latency = Latency::default();
         match words.next() {
             Some("reset") => {
                 let mut number = || words.next().and_then(|word| word.parse().ok()).context("a number");
                 counts.reset(number()?, number()?);
             }
             Some("gate") => drop(gate.send(words.next() == Some("open"))),
-            Some("latency") => counts.forget_latency(),
+            Some("forget") => counts.forget_latency(),
+            Some("latency") => latency = counts.latency()?,
             _ => {}
         }
-        println!("{}", serde_json::to_string(&counts.arrived()?)?);
+        println!("{}", serde_json::to_string(&Arrived { latency, ..counts.arrived()? })?);
     }
     Ok(())
 }
@@ -155,20 +157,24 @@ impl Counts {
 
     fn arrived(&self) -> anyhow::Result<Arrived> {
         anyhow::ensure!(!self.overflowed.load(Relaxed), "more events than the receiver can tell apart");
-        let mut all = histogram()?;
-        for shard in &self.latency {
-            all.add(&*shard.lock())?;
-        }
         Ok(Arrived {
             distinct: self.distinct.load(Relaxed),
             requests: self.requests.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
             last_us: self.last_us.load(Relaxed),
-            latency: latencies(&all),
+            latency: Latency::default(),
             gated: self.gated.load(Relaxed),
             gated_us: self.gated_us.load(Relaxed),
             hung: self.hung.load(Relaxed),
         })
+    }
+
+    fn latency(&self) -> anyhow::Result<Latency> {
+        let mut all = histogram()?;
+        for shard in &self.latency {
+            all.add(&*shard.lock())?;
+        }
+        Ok(latencies(&all))
     }
 
     fn note(&self, class: u8, slot: u64, event: &[u8], bytes: u64, shard: usize) {

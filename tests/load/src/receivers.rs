@@ -51,11 +51,17 @@ impl Receivers {
 
     /// Measures latencies anew.
     pub async fn forget_latency(&self) -> anyhow::Result<()> {
-        self.ask("latency").await.map(drop)
+        self.ask("forget").await.map(drop)
     }
 
+    /// How many have arrived, without how long they took: cheap enough to ask all the time.
     pub async fn arrived(&self) -> anyhow::Result<Arrived> {
         self.ask("count").await
+    }
+
+    /// The same, and how long they took.
+    pub async fn measured(&self) -> anyhow::Result<Arrived> {
+        self.ask("latency").await
     }
 
     async fn ask(&self, word: &str) -> anyhow::Result<Arrived> {

@@ -135,7 +135,7 @@ pub async fn drive(
         anyhow::ensure!(progress.since.elapsed() < PATIENCE, "lost: {}", progress.line());
         tokio::time::sleep(LOOK / 5).await;
     }
-    let arrived = receivers.arrived().await?;
+    let arrived = receivers.measured().await?;
     let deliveries = published.deliveries.load(Relaxed);
     anyhow::ensure!(arrived.distinct <= deliveries, "more arrived than was accepted");
     Ok(Driven {
