@@ -9,7 +9,7 @@ use super::{
     lane::{Ask, Read},
     ordered_reads::Want,
     settling::Reply as Settlement,
-    window::{WINDOW, WINDOW_BYTES},
+    window::WINDOW_BYTES,
 };
 use crate::{
     delivery::Place,
@@ -25,6 +25,9 @@ const WAKES: usize = 500;
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A process without room leaves lanes that are due to others for so long.
 const OVERDUE: Duration = Duration::from_millis(100);
+/// Deliveries of a page, read when a window is half empty: enough for a backlog to go at full speed, and
+/// few, because what others publish waits while the store reads one.
+const PAGE: usize = 48;
 /// Deliveries that one scan of an ordered lane names.
 const SCAN: usize = 500;
 /// After all places, and exact as a double.
@@ -275,7 +278,6 @@ pub(super) async fn read(
     })
 }
 
-/// A page is half a window: read when the window is half empty.
 pub(super) fn page_limit(early: bool) -> PageLimit {
-    PageLimit { deliveries: WINDOW / 2, bytes: WINDOW_BYTES / 2, early }
+    PageLimit { deliveries: PAGE, bytes: WINDOW_BYTES / 2, early }
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::delivery::Fault;
 
 /// What one call takes at most, lanes being whole: it keeps Redis from others.
-pub(super) const CALL_DELIVERIES: usize = 512;
+const CALL_DELIVERIES: usize = 512;
 const CALL_BYTES: usize = 4 << 20;
 /// Bytes of an event's digest: no two of all that a store knows share it, and Redis keeps it in 16.
 const DIGEST: usize = 14;

@@ -11,9 +11,11 @@ use super::{
     Fate, LeaseLost, QueueError, Release, Settle, Settled,
     redis::{RedisQueue, millis},
     redis_call::{Answer, TIMEOUT},
-    redis_enqueue::CALL_DELIVERIES,
     redis_record as record,
 };
+
+/// Deliveries of one call, lanes being whole: it keeps Redis from others, and a larger one saves nothing.
+const CALL: usize = 128;
 
 /// One call's lanes, each once.
 #[derive(Default)]
@@ -26,7 +28,7 @@ struct Part {
 impl Part {
     fn has_room(&self, settle: &Settle) -> bool {
         let filled = self.deliveries + self.indexes.len() + settle.deliveries.len();
-        filled < CALL_DELIVERIES && !self.lanes.contains(&settle.lane.webhook_id)
+        filled < CALL && !self.lanes.contains(&settle.lane.webhook_id)
     }
 
     fn add(&mut self, index: usize, settle: &Settle) {
