@@ -8,9 +8,10 @@ use std::{
 
 use common::ids::WebhookId;
 use delivery_service::{
-    delivery::Place,
+    delivery::{Place, State},
     queue::{
-        Fate, LaneNow, Lanes, LeaseLost, Limits, Query, Queue, QueueError, Release, Stored, redis::RedisQueue,
+        Fate, LaneNow, Lanes, LeaseLost, Limits, Query, Queue, QueueError, Release, Settle, Stored,
+        redis::RedisQueue,
     },
 };
 use redis::{Value, cmd};
@@ -231,6 +232,29 @@ async fn a_long_history_is_cut_to_what_is_kept_and_ages_out() {
     bench.advance(age).await;
     bench.claim(0).await;
     assert_eq!(ask(&bench, &[b"HLEN", heads.as_bytes()]).await, Value::Int(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_history_harms_no_other_lane() {
+    let bench = Bench::<Single>::start().await;
+    let list = [format!("{}:{{q0}}:ok:", bench.backend.prefix()).as_bytes(), &lane(1).bytes()].concat();
+    ask(&bench, &[b"SET", &list, b"no list"]).await;
+    let puts = [bench.put_many(lane(1), 10).await, bench.put_many(lane(2), 10).await];
+    let all = puts.iter().map(|puts| Settle {
+        lane: puts[0].lease(),
+        deliveries: puts.iter().map(|put| put.settled(Fate::Succeeded)).collect(),
+        done_to: puts[9].place,
+        memo: None,
+        release: None,
+    });
+    let answers = bench.queue.settle(Arc::new(all.collect())).await.unwrap();
+    assert_eq!(answers, [Err(LeaseLost), Ok(())]);
+    for put in puts.iter().flatten() {
+        assert_eq!(bench.state(put.id).await, State::Succeeded);
+    }
+    let query =
+        Query { webhook_id: Some(lane(2)), license_code: ACCOUNT.into(), limit: 20, ..Query::default() };
+    assert_eq!(bench.queue.list(query).await.unwrap().deliveries.len(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,7 +43,7 @@ for i = 1, #marks, 4000 do
 end
 
 -- What becomes of a lane of which some have ended as they were expected to, and which goes on or is given back
--- with nothing open; nil of others.
+-- with nothing open, and what of its history goes into its list; nil of others.
 local function settled(lane, value, at, ended)
   local header = ARGV[at + 1]
   local fence, done_to, release, _, _, ended_bytes, others = struct.unpack(HEADER, header)
@@ -55,22 +55,29 @@ local function settled(lane, value, at, ended)
     if release ~= FREE or woken[lane] or n ~= ended then return nil end
     holder, hold, bytes = NOBODY, 0, ended_bytes
   end
+  local rest, recent, blob = string.sub(value, REST), ARGV[at + 2], nil
   if ended > 0 then
-    local recent = #value - LANE_SIZE - license_size - memo_size + ended * ENTRY
-    if recent >= RECENT * ENTRY or (age > 0 and age <= now) or is_over(kept + ended, ended_kept) then return nil end
+    local before = LANE_SIZE + license_size + memo_size
+    local size = #value - before + #recent
+    if size > BLOB * ENTRY or (age > 0 and age <= now) or is_over(kept + ended, ended_kept) then return nil end
+    if size >= RECENT * ENTRY then
+      blob = string.sub(value, before + 1) .. recent
+      rest, recent = string.sub(value, REST, before), ''
+    end
     if age == 0 then age = soon end
   end
   if release ~= KEPT then freed[#freed + 1] = lane end
   n, bytes = n - ended, bytes - ended_bytes
   return struct.pack(SETTLED, fence, holder, last, n > 0 and n or 0, bytes > 0 and bytes or 0, hold,
-    done > done_to and done or done_to, age, kept + ended, string.sub(value, REST), ARGV[at + 2])
+    done > done_to and done or done_to, age, kept + ended, rest, recent), blob
 end
 
 -- Most lanes take a command for all of them: they go on, or nothing is left in them, and what ended was open.
-local stored, answers, others, members, c = values(states, all), {}, {}, {}, 0
+local stored, answers, others, members, full, c = values(states, all), {}, {}, {}, {}, 0
 for i, lane in ipairs(all) do
-  local value = settled(lane, stored[i], starts[i], counts[i])
+  local value, blob = settled(lane, stored[i], starts[i], counts[i])
   if value then
+    full[i] = blob
     gather(starts[i], counts[i], dropped, members, records)
     changed[c + 1], changed[c + 2], c, answers[i] = lane, value, c + 2, 1
   else
@@ -83,7 +90,11 @@ if each('ZREM', open, members) < #members then
   for i in pairs(answers) do
     others[#others + 1], looks[i] = i, true
   end
-  records, dropped, changed, freed = {}, {}, {}, {}
+  records, dropped, changed, freed, full = {}, {}, {}, {}, {}
+end
+for i, blob in pairs(full) do
+  local pushed = redis.pcall('RPUSH', base .. 'ok:' .. all[i], blob)
+  if type(pushed) == 'table' then answers[i] = reason(pushed) end
 end
 
 local touched = {}
