@@ -14,7 +14,7 @@ use super::{
     redis_record as record,
 };
 
-/// Deliveries of one call, lanes being whole: it keeps Redis from others, and a larger one saves nothing.
+/// Deliveries and lanes of one call, these whole: it keeps Redis from others, and a larger one saves nothing.
 const CALL: usize = 128;
 
 /// One call's lanes, each once.

@@ -92,6 +92,7 @@ if each('ZREM', open, members) < #members then
   end
   records, dropped, changed, freed, full = {}, {}, {}, {}, {}
 end
+-- A list that is damaged is its lane's harm alone, and what ended there has ended all the same.
 for i, blob in pairs(full) do
   local pushed = redis.pcall('RPUSH', base .. 'ok:' .. all[i], blob)
   if type(pushed) == 'table' then answers[i] = reason(pushed) end
