@@ -50,7 +50,7 @@ pub async fn run(args: &Args, run: u64, pair: &mut Pair, receivers: &Receivers) 
     let before = Live::start(args, pair, workload.counted_in(run, args.backlog));
     tokio::time::sleep(LIVE).await;
     let live = before.stop(receivers, 0).await?;
-    let live_before = receivers.measured().await?.latency;
+    let live_before = receivers.latency().await?;
     receivers.forget_latency().await?;
 
     let cost = sample(pair, receivers.pid).await?;
@@ -65,7 +65,7 @@ pub async fn run(args: &Args, run: u64, pair: &mut Pair, receivers: &Receivers) 
     };
     tokio::time::timeout(PATIENCE, drained).await??;
     meanwhile.stop(receivers, live).await?;
-    let arrived = receivers.measured().await?;
+    let (arrived, live_meanwhile) = (receivers.arrived().await?, receivers.latency().await?);
 
     let mut report = Report {
         workload: args::name(Name::Backlog),
@@ -83,7 +83,7 @@ pub async fn run(args: &Args, run: u64, pair: &mut Pair, receivers: &Receivers) 
         drained_per_second,
         share_of_steady: drained_per_second / report.delivered_per_second,
         live_before,
-        live_meanwhile: arrived.latency,
+        live_meanwhile,
     });
     Ok(report)
 }

@@ -51,8 +51,6 @@ pub struct Arrived {
     pub bytes: u64,
     /// When the last one did, µs.
     pub last_us: u64,
-    /// From publishing to arrival, but for class `g`; only when it was asked for, for it takes a while.
-    pub latency: Latency,
     /// Deliveries of class `g`, and when the last one came.
     pub gated: u64,
     pub gated_us: u64,
@@ -85,7 +83,6 @@ pub async fn run() -> anyhow::Result<()> {
     let mut asked = lines();
     while let Some(line) = asked.recv().await {
         let mut words = line.split(' ');
-        let mut latency = Latency::default();
         match words.next() {
             Some("reset") => {
                 let mut number = || words.next().and_then(|word| word.parse().ok()).context("a number");
@@ -93,10 +90,13 @@ pub async fn run() -> anyhow::Result<()> {
             }
             Some("gate") => drop(gate.send(words.next() == Some("open"))),
             Some("forget") => counts.forget_latency(),
-            Some("latency") => latency = counts.latency()?,
+            Some("latency") => {
+                println!("{}", serde_json::to_string(&counts.latency()?)?);
+                continue;
+            }
             _ => {}
         }
-        println!("{}", serde_json::to_string(&Arrived { latency, ..counts.arrived()? })?);
+        println!("{}", serde_json::to_string(&counts.arrived()?)?);
     }
     Ok(())
 }
@@ -162,13 +162,13 @@ impl Counts {
             requests: self.requests.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
             last_us: self.last_us.load(Relaxed),
-            latency: Latency::default(),
             gated: self.gated.load(Relaxed),
             gated_us: self.gated_us.load(Relaxed),
             hung: self.hung.load(Relaxed),
         })
     }
 
+    /// From publishing to arrival, but for class `g`. It takes a while.
     fn latency(&self) -> anyhow::Result<Latency> {
         let mut all = histogram()?;
         for shard in &self.latency {

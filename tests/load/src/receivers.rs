@@ -4,13 +4,14 @@
 use std::{net::SocketAddr, process::Stdio};
 
 use anyhow::Context;
+use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::Mutex,
 };
 
-use crate::receiver::Arrived;
+use crate::{receiver::Arrived, report::Latency};
 
 pub struct Receivers {
     pub address: SocketAddr,
@@ -41,30 +42,34 @@ impl Receivers {
 
     /// From now on events of this run count, each delivered to as many slots at most.
     pub async fn reset(&self, run: u64, slots: usize) -> anyhow::Result<()> {
-        self.ask(&format!("reset {run} {slots}")).await.map(drop)
+        self.tell(&format!("reset {run} {slots}")).await
     }
 
     /// Requests of class `g` are answered while the gate is open.
     pub async fn gate(&self, open: bool) -> anyhow::Result<()> {
-        self.ask(if open { "gate open" } else { "gate closed" }).await.map(drop)
+        self.tell(if open { "gate open" } else { "gate closed" }).await
     }
 
     /// Measures latencies anew.
     pub async fn forget_latency(&self) -> anyhow::Result<()> {
-        self.ask("forget").await.map(drop)
+        self.tell("forget").await
     }
 
-    /// How many have arrived, without how long they took: cheap enough to ask all the time.
+    /// How many have arrived: cheap enough to ask all the time, as how long they took is not.
     pub async fn arrived(&self) -> anyhow::Result<Arrived> {
         self.ask("count").await
     }
 
-    /// The same, and how long they took.
-    pub async fn measured(&self) -> anyhow::Result<Arrived> {
+    /// From publishing to arrival.
+    pub async fn latency(&self) -> anyhow::Result<Latency> {
         self.ask("latency").await
     }
 
-    async fn ask(&self, word: &str) -> anyhow::Result<Arrived> {
+    async fn tell(&self, word: &str) -> anyhow::Result<()> {
+        self.ask::<Arrived>(word).await.map(drop)
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, word: &str) -> anyhow::Result<T> {
         let (input, lines) = &mut *self.pipe.lock().await;
         input.write_all(format!("{word}\n").as_bytes()).await?;
         let line = lines.next_line().await?.context("the receiver has ended")?;

@@ -18,7 +18,7 @@ use crate::{
     raw::{self, Limits},
     receiver::{Arrived, now_us},
     receivers::Receivers,
-    report::{Report, latencies},
+    report::{Latency, Report, latencies},
     setup,
     tickets::Tickets,
     workloads::Workload,
@@ -106,6 +106,7 @@ pub struct Driven {
     /// To the last arrival.
     pub whole: Duration,
     pub arrived: Arrived,
+    pub latency: Latency,
 }
 
 /// Publishes, and waits until all has arrived.
@@ -135,7 +136,7 @@ pub async fn drive(
         anyhow::ensure!(progress.since.elapsed() < PATIENCE, "lost: {}", progress.line());
         tokio::time::sleep(LOOK / 5).await;
     }
-    let arrived = receivers.measured().await?;
+    let (arrived, latency) = (receivers.arrived().await?, receivers.latency().await?);
     let deliveries = published.deliveries.load(Relaxed);
     anyhow::ensure!(arrived.distinct <= deliveries, "more arrived than was accepted");
     Ok(Driven {
@@ -146,6 +147,7 @@ pub async fn drive(
         publishing,
         whole: Duration::from_micros(arrived.last_us.saturating_sub(began_us)).max(publishing),
         arrived,
+        latency,
     })
 }
 
@@ -201,7 +203,7 @@ impl<'a> Progress<'a> {
 impl Report {
     /// Rates and latencies.
     pub fn flow(&mut self, driven: &Driven) {
-        let Driven { accepted, deliveries, hanging, answered, publishing, whole, arrived } = driven;
+        let Driven { accepted, deliveries, hanging, answered, publishing, whole, arrived, latency } = driven;
         self.seconds = whole.as_secs_f64();
         self.accepted = *accepted;
         self.deliveries = *deliveries;
@@ -211,6 +213,6 @@ impl Report {
         self.accepted_per_second = *accepted as f64 / publishing.as_secs_f64();
         self.delivered_per_second = *deliveries as f64 / whole.as_secs_f64();
         self.answer = latencies(answered);
-        self.arrival = arrived.latency;
+        self.arrival = *latency;
     }
 }
