@@ -64,12 +64,33 @@ async fn an_emptied_server_is_a_new_store() {
     assert!(bench.queue.get(lost.id).await.unwrap().is_none());
     bench.nothing_is_due().await;
     let put = bench.put(lane(1)).await;
+    assert!(put.lease().fence > lost.lease().fence, "what still holds the lane from before is told apart");
     let query = Query { license_code: ACCOUNT.into(), limit: 10, ..Query::default() };
     let listed = bench.queue.list(query).await.unwrap();
     assert_eq!(listed.deliveries.iter().map(|(head, _)| head.id()).collect::<Vec<_>>(), [put.id]);
     bench.settle(put.lease(), vec![put.settled(Fate::Succeeded)], UNREAD).await;
     let shards = format!("{}:shards", bench.backend.prefix());
     assert_eq!(ask(&bench, &[b"GET", shards.as_bytes()]).await, Value::BulkString(b"layout-3 1".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_lags_grants_lanes_with_newer_fences() {
+    let bench = Bench::<Single>::start().await;
+    let states = states(&bench);
+    let (key, id) = (states.as_bytes(), lane(1).bytes());
+    let grant = async || {
+        let put = bench.put(lane(1)).await;
+        let free = Release::Free { known: put.place, unread: false };
+        bench.settle(put.lease(), vec![put.settled(Fate::Succeeded)], Some(free)).await;
+        put.lease().fence
+    };
+    let first = grant().await;
+    let Value::BulkString(older) = ask(&bench, &[b"HGET", key, &id]).await else { panic!("not known") };
+    let newest = [grant().await, grant().await];
+    assert!(first < newest[0] && newest[0] < newest[1], "{first}, {newest:?}");
+    // What a replica has that takes over from its master.
+    ask(&bench, &[b"HSET", key, &id, &older]).await;
+    assert!(grant().await > newest[1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,7 +60,7 @@ local function grant(lane)
     keep(lane, l)
     return nil
   end
-  l.fence, l.holder = l.fence + 1, me
+  l.fence, l.holder = fence_after(l.fence), me
   keep(lane, l)
   return { lane, l.fence, license_of(l), l.hold == PARKED and 0 or math.max(0, l.hold - now), memo_of(l), first }
 end

@@ -41,7 +41,7 @@ local function grant(lane, fence, holder, hold, had, memo_size)
     return -1, 0
   end
   granted[#granted + 1] = lane
-  return fence + 1, 1
+  return fence_after(fence), 1
 end
 
 -- Places from the floor on, packed: most lanes' deliveries get the same ones.
