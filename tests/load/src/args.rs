@@ -7,7 +7,8 @@ use clap::{Parser, ValueEnum};
 /// Which of its processes this is: the generator starts the others itself.
 pub enum Role {
     Receiver,
-    Empty,
+    /// A service, and where it adds events to a stream before it answers: a Redis and a key.
+    Empty(Option<(String, String)>),
 }
 
 /// Loads a pair of services and reports what it takes: rates, latencies, CPU, memory
@@ -115,7 +116,7 @@ impl Role {
     pub fn of_process() -> Option<Self> {
         match std::env::args().nth(1)?.as_str() {
             "receiver" => Some(Self::Receiver),
-            "empty" => Some(Self::Empty),
+            "empty" => Some(Self::Empty(std::env::args().nth(2).zip(std::env::args().nth(3)))),
             _ => None,
         }
     }

@@ -1,14 +1,17 @@
-//! A service that answers every event and does nothing: what `miss`, and answers at a rate, are measured by.
+//! A service that answers every event and does nothing, or only adds it to a Redis stream first: what `miss`, and
+//! answers at a rate, are measured by.
 
 use std::{net::SocketAddr, pin::Pin};
 
 use futures_util::{Stream, StreamExt};
+use prost::Message;
 use proto::v1::{
     PublishEventRequest, PublishEventResponse, PublishEventsRequest, PublishEventsResponse, PublishResult,
     StreamEventsRequest, StreamEventsResponse,
     event_service_server::{EventService, EventServiceServer},
     publish_result::Outcome,
 };
+use redis::aio::MultiplexedConnection;
 use tonic::{
     Request, Response, Status, Streaming,
     transport::{Server, server::TcpIncoming},
@@ -16,16 +19,22 @@ use tonic::{
 
 use crate::receiver;
 
-struct Empty;
+struct Empty {
+    stream: Option<(MultiplexedConnection, String)>,
+}
 
-/// Serves until its standard input ends; prints its address.
-pub async fn run() -> anyhow::Result<()> {
+/// Serves until its standard input ends; prints its address. `stream`: a Redis, and the key of the stream.
+pub async fn run(stream: Option<(String, String)>) -> anyhow::Result<()> {
+    let stream = match stream {
+        Some((url, key)) => Some((redis::Client::open(url)?.get_multiplexed_async_connection().await?, key)),
+        None => None,
+    };
     let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?.with_nodelay(Some(true));
     println!("{}", incoming.local_addr()?);
     let mut lines = receiver::lines();
     let ends = async { while lines.recv().await.is_some() {} };
     Server::builder()
-        .add_service(EventServiceServer::new(Empty))
+        .add_service(EventServiceServer::new(Empty { stream }))
         .serve_with_incoming_shutdown(incoming, ends)
         .await?;
     Ok(())
@@ -39,8 +48,14 @@ fn answer() -> PublishResult {
 impl EventService for Empty {
     async fn publish_event(
         &self,
-        _: Request<PublishEventRequest>,
+        request: Request<PublishEventRequest>,
     ) -> Result<Response<PublishEventResponse>, Status> {
+        if let Some((connection, key)) = &self.stream {
+            let mut add = redis::cmd("XADD");
+            add.arg(key).arg("*").arg("event").arg(request.get_ref().encode_to_vec());
+            let added: redis::RedisResult<String> = add.query_async(&mut connection.clone()).await;
+            added.map_err(|error| Status::unavailable(error.to_string()))?;
+        }
         Ok(Response::new(PublishEventResponse::default()))
     }
 

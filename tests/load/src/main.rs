@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> ExitCode {
     let done = match args::Role::of_process() {
         Some(args::Role::Receiver) => receiver::run().await,
-        Some(args::Role::Empty) => empty::run().await,
+        Some(args::Role::Empty(stream)) => empty::run(stream).await,
         None => run::run(&args::Args::parse()).await,
     };
     match done {

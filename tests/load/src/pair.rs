@@ -29,6 +29,7 @@ pub struct Pair {
     /// Names and ids of the processes whose cost is counted.
     pub processes: Vec<(&'static str, u32)>,
     pub store: Where,
+    pub redis_url: Option<String>,
     _services: Vec<Process>,
     _redis: Option<Redis>,
     _folder: TempDir,
@@ -49,6 +50,7 @@ impl Pair {
             delivery: SocketAddr::from(([127, 0, 0, 1], 0)),
             processes: Vec::new(),
             store: Where::Unknown,
+            redis_url: None,
             _services: Vec::new(),
             _redis: None,
             _folder: folder,
@@ -79,16 +81,18 @@ impl Pair {
         pair.delivery = delivery.delivery_address();
         pair.processes.extend([("delivery-service", delivery.pid()), ("config-service", config.pid())]);
         pair._services = vec![config, delivery];
-        pair.store = match redis_url {
+        pair.store = match &redis_url {
             None => Where::Folder(pair._folder.path().to_owned()),
             Some(url) => {
-                let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+                let mut connection =
+                    redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
                 if let Some(pid) = info(&mut connection, "process_id").await? {
                     pair.processes.push(("redis", pid as u32));
                 }
                 Where::Redis(connection)
             }
         };
+        pair.redis_url = redis_url;
         Ok(pair)
     }
 

@@ -17,7 +17,7 @@ use proto::v1::{PreviewDeliveryRequest, delivery_service_client::DeliveryService
 use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::{
-    args::Args,
+    args::{Args, Mode},
     pair::{Pair, Where},
     publish::{Published, connect, publish},
     receivers::Receivers,
@@ -104,7 +104,24 @@ async fn post(to: SocketAddr, head: Arc<Parts>, body: Bytes, until: Instant) -> 
 /// What a service that does nothing takes of the same events, published in the same way: so many a second, answered
 /// so soon.
 pub async fn events(args: &Args, workload: &Arc<Workload>) -> anyhow::Result<(f64, Latency)> {
-    let empty = Receivers::start("empty").await?;
+    take(args, workload, &["empty"]).await
+}
+
+/// How soon a service answers single events at a rate that does nothing but add them to a Redis stream: no service
+/// that stores what it accepts answers sooner.
+pub async fn stored(args: &Args, pair: &Pair, workload: &Arc<Workload>) -> anyhow::Result<Option<Latency>> {
+    let (Some(url), Where::Redis(connection)) = (&pair.redis_url, &pair.store) else { return Ok(None) };
+    if args.publish != Mode::Unary || args.rate.is_none() {
+        return Ok(None);
+    }
+    let key = format!("load-{}-stored", std::process::id());
+    let (_, answered) = take(args, workload, &["empty", url, &key]).await?;
+    redis::cmd("DEL").arg(key).query_async::<()>(&mut connection.clone()).await?;
+    Ok(Some(answered))
+}
+
+async fn take(args: &Args, workload: &Arc<Workload>, role: &[&str]) -> anyhow::Result<(f64, Latency)> {
+    let empty = Receivers::start(role).await?;
     let tickets = Tickets::new(args.rate, u64::MAX, Duration::from_secs_f64(args.raw_seconds));
     let published = Arc::new(Published::default());
     let began = Instant::now();

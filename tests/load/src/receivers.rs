@@ -21,10 +21,10 @@ pub struct Receivers {
 }
 
 impl Receivers {
-    /// Starts this binary as `role`, which prints the address that it listens at.
-    pub async fn start(role: &str) -> anyhow::Result<Self> {
+    /// Starts this binary in a role, with what belongs to it; it prints the address that it listens at.
+    pub async fn start(role: &[&str]) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .arg(role)
+            .args(role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

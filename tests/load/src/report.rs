@@ -39,6 +39,8 @@ pub struct Report {
     pub raw_stream_us: Option<f64>,
     /// Publishing at the same rate to the answer of a service that does nothing.
     pub raw_answer: Option<Latency>,
+    /// The same of one that adds the event to a Redis stream before it answers, and does nothing else.
+    pub raw_stored: Option<Latency>,
     /// Publishing to the answer.
     pub answer: Latency,
     /// Publishing to arrival.
@@ -127,6 +129,7 @@ impl Report {
         let raw = share(self.raw_events_per_second, self.share_of_raw_events);
         rows.extend(raw.map(|text| row("bare events", text)));
         rows.extend(self.raw_answer.map(|raw| row("bare answer", raw.text())));
+        rows.extend(self.raw_stored.map(|raw| row("bare answer, stored", raw.text())));
         rows.push(row("publish to answer", self.answer.text()));
         if self.deliveries > 0 {
             rows.push(row("publish to arrival", self.arrival.text()));

@@ -32,7 +32,7 @@ const LINE: u32 = 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub async fn run(args: &Args) -> anyhow::Result<()> {
-    let receivers = Receivers::start("receiver").await?;
+    let receivers = Receivers::start(&["receiver"]).await?;
     let mut pair = Pair::start(args).await?;
     for (n, &name) in args.workloads.iter().enumerate() {
         // Numbers that no other run on the same stores has had.
@@ -57,12 +57,13 @@ async fn workload(
     let ids = setup::create(pair.config, pair.delivery, &workload.webhooks).await?;
     let any = ids.first().context("a workload has webhooks")?;
     let asks = args.raw_seconds > 0.0;
-    let (mut limits, mut raw_events) = (Vec::new(), None);
+    let (mut limits, mut raw_events, mut raw_stored) = (Vec::new(), None, None);
     if asks && name != Name::Miss {
         limits.push(raw::limits(args.raw_seconds / 2.0, pair, receivers, any, &workload).await?);
     }
     if asks && (name == Name::Miss || args.rate.is_some()) {
         raw_events = Some(raw::events(args, &workload).await?);
+        raw_stored = raw::stored(args, pair, &workload).await?;
     }
     receivers.reset(run, workload.slots).await?;
     let mut report = Report {
@@ -88,6 +89,7 @@ async fn workload(
     }
     if args.rate.is_some() {
         report.raw_answer = raw_events.map(|(_, answer)| answer);
+        report.raw_stored = raw_stored;
     } else {
         report.raw_events_per_second = raw_events.map(|(rate, _)| rate);
         report.share_of_raw_events = raw_events.map(|(rate, _)| report.accepted_per_second / rate);
