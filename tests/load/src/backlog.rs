@@ -14,6 +14,7 @@ use crate::{
     measure::sample,
     pair::Pair,
     publish::{Published, publish},
+    raw,
     receiver::now_us,
     receivers::Receivers,
     report::{Backlog, Report},
@@ -32,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 pub async fn run(args: &Args, run: u64, pair: &mut Pair, receivers: &Receivers) -> anyhow::Result<Report> {
     let workload = Workload::new(Name::Steady, run, 0, receivers)?;
-    setup::create(pair.config, pair.delivery, &workload.webhooks).await?;
+    let ids = setup::create(pair.config, pair.delivery, &workload.webhooks).await?;
     receivers.reset(run, 1).await?;
     let tickets = Tickets::new(None, args.events, Duration::from_secs_f64(args.seconds));
     let steady = Arc::new(workload.counted_in(run, 0));
@@ -64,8 +65,20 @@ pub async fn run(args: &Args, run: u64, pair: &mut Pair, receivers: &Receivers) 
         anyhow::Ok(())
     };
     tokio::time::timeout(PATIENCE, drained).await??;
-    meanwhile.stop(receivers, live).await?;
+    let live = meanwhile.stop(receivers, live).await?;
     let (arrived, live_meanwhile) = (receivers.arrived().await?, receivers.latency().await?);
+    let drained = sample(pair, receivers.pid).await?;
+
+    let live_beside_posts = match ids.first().filter(|_| args.raw_seconds > 0.0) {
+        Some(any) => {
+            receivers.forget_latency().await?;
+            let beside = Live::start(args, pair, workload.counted_in(run, args.backlog + live));
+            raw::posts(args.raw_seconds, receivers, pair.delivery, any, &workload).await?;
+            beside.stop(receivers, live).await?;
+            Some(receivers.latency().await?)
+        }
+        None => None,
+    };
 
     let mut report = Report {
         workload: args::name(Name::Backlog),
@@ -77,13 +90,14 @@ pub async fn run(args: &Args, run: u64, pair: &mut Pair, receivers: &Receivers) 
     let seconds = arrived.gated_us.saturating_sub(opened_us).max(1) as f64 / 1e6;
     let drained_per_second = standing as f64 / seconds;
     report.deliveries = standing;
-    report.costs(&cost, &sample(pair, receivers.pid).await?);
+    report.costs(&cost, &drained);
     report.backlog = Some(Backlog {
         deliveries: standing,
         drained_per_second,
         share_of_steady: drained_per_second / report.delivered_per_second,
         live_before,
         live_meanwhile,
+        live_beside_posts,
     });
     Ok(report)
 }

@@ -52,7 +52,7 @@ pub async fn limits(
 }
 
 /// POSTs a second, of the request that the first event (or the sample) makes at the first webhook.
-async fn posts(
+pub async fn posts(
     seconds: f64,
     receivers: &Receivers,
     delivery: SocketAddr,

@@ -69,6 +69,8 @@ pub struct Backlog {
     /// Publishing to arrival at other receivers at 100 events/s.
     pub live_before: Latency,
     pub live_meanwhile: Latency,
+    /// The same while nothing is drained, and a bare client posts to the same receiver as fast as it can.
+    pub live_beside_posts: Option<Latency>,
 }
 
 /// Of times from 1 µs to 10 min; longer ones count as 10 min.
@@ -166,6 +168,7 @@ impl Report {
             rows.push(row("backlog drained", drained));
             rows.push(row("others before", backlog.live_before.text()));
             rows.push(row("others meanwhile", backlog.live_meanwhile.text()));
+            rows.extend(backlog.live_beside_posts.map(|live| row("beside bare POSTs", live.text())));
         }
         rows.join("\n")
     }
