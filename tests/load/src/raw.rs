@@ -18,6 +18,7 @@ use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::{
     args::{Args, Mode},
+    measure,
     pair::{Pair, Where},
     publish::{Published, connect, publish},
     receivers::Receivers,
@@ -34,6 +35,8 @@ const ENTRY: usize = 1_024;
 /// What the machine does now. It is asked before and after a workload, for it may be another from minute to minute.
 pub struct Limits {
     pub posts_per_second: f64,
+    /// CPU of the client and the receiver for a POST, µs.
+    pub post_us: Option<f64>,
     /// CPU of Redis for an entry of a stream, µs.
     pub stream_us: Option<f64>,
 }
@@ -47,8 +50,15 @@ pub async fn limits(
     workload: &Workload,
 ) -> anyhow::Result<Limits> {
     receivers.reset(0, 1).await?;
-    let posts_per_second = posts(seconds / 2.0, receivers, pair.delivery, webhook_id, workload).await?;
-    Ok(Limits { posts_per_second, stream_us: streams(seconds / 2.0, pair).await? })
+    let cpu = || {
+        let both = [("receiver", receivers.pid), ("generator", std::process::id())].map(measure::process);
+        both.into_iter().map(|process| Some(process?.cpu_seconds)).sum::<Option<f64>>()
+    };
+    let (before, seconds) = (cpu(), seconds / 2.0);
+    let posts_per_second = posts(seconds, receivers, pair.delivery, webhook_id, workload).await?;
+    let each = 1e6 / (posts_per_second * seconds).max(1.0);
+    let post_us = before.zip(cpu()).map(|(before, after)| (after - before) * each);
+    Ok(Limits { posts_per_second, post_us, stream_us: streams(seconds, pair).await? })
 }
 
 /// POSTs a second, of the request that the first event (or the sample) makes at the first webhook.

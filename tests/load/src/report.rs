@@ -33,6 +33,8 @@ pub struct Report {
     /// The machine's limits, and what share of them was reached.
     pub raw_posts_per_second: Option<f64>,
     pub share_of_raw: Option<f64>,
+    /// CPU of a bare POST, of its client and its receiver, µs.
+    pub raw_post_us: Option<f64>,
     pub raw_events_per_second: Option<f64>,
     pub share_of_raw_events: Option<f64>,
     /// CPU of Redis for an entry of a bare stream, µs.
@@ -128,6 +130,7 @@ impl Report {
         };
         let raw = share(self.raw_posts_per_second, self.share_of_raw);
         rows.extend(raw.map(|text| row("bare POSTs", text)));
+        rows.extend(self.raw_post_us.map(|us| row("a bare POST", format!("{us:.1} us of CPU"))));
         let raw = share(self.raw_events_per_second, self.share_of_raw_events);
         rows.extend(raw.map(|text| row("bare events", text)));
         rows.extend(self.raw_answer.map(|raw| row("bare answer", raw.text())));

@@ -85,6 +85,7 @@ async fn workload(
         };
         report.raw_posts_per_second = mean(|limits| Some(limits.posts_per_second));
         report.share_of_raw = report.raw_posts_per_second.map(|raw| report.delivered_per_second / raw);
+        report.raw_post_us = mean(|limits| limits.post_us);
         report.raw_stream_us = mean(|limits| limits.stream_us);
     }
     if args.rate.is_some() {
