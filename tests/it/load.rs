@@ -35,6 +35,7 @@ async fn load_runs_every_workload_on_the_embedded_store() {
     assert!(reports.iter().all(|report| report["processes"].as_array().unwrap().len() == 4));
     assert!(reports[0]["arrival"]["p50"].as_f64().unwrap() > 0.0);
     assert!(reports[0]["share_of_raw"].as_f64().unwrap() > 0.0);
+    assert!(reports[0]["raw_post_us"].as_f64().unwrap() > 0.0);
     assert!(reports[2]["share_of_raw_events"].as_f64().unwrap() > 0.0);
     assert!(reports[0]["body_bytes"].as_u64().unwrap().abs_diff(1_000) < 100, "about 1 KB a body");
 }
@@ -46,10 +47,14 @@ async fn load_publishes_in_every_way_and_drains_a_backlog_on_redis() {
     let reports = load(&[&unary[..], &flags].concat()).await;
     assert_eq!(numbers(&reports, "deliveries"), [Some(1_000)]);
     assert!(reports[0]["seconds"].as_f64().unwrap() >= 1.9, "an open loop keeps its rate");
+    for bare in ["raw_answer", "raw_stored"] {
+        assert!(reports[0][bare]["p50"].as_f64().unwrap() > 0.0, "{bare}");
+    }
     let batched = ["--publish", "batched", "steady", "backlog"];
     let reports = load(&[&batched[..], &flags].concat()).await;
     assert_eq!(reports[0]["deliveries"], 1_000);
     let backlog = &reports[1]["backlog"];
     assert!(backlog["deliveries"].as_u64().unwrap() > 1_000, "all but what was under way: {backlog}");
     assert!(backlog["drained_per_second"].as_f64().unwrap() > 0.0);
+    assert!(backlog["live_beside_posts"]["p50"].as_f64().unwrap() > 0.0);
 }
