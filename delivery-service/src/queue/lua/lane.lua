@@ -63,9 +63,9 @@ local function keep(lane, l)
   if l.gone then redis.call('HDEL', states, lane) else redis.call('HSET', states, lane, packed(l)) end
 end
 
--- The fence of a grant after this one. It is no less than the time: a store that was emptied, or that a replica which
--- lags has taken over, does not know its last ones, and grants newer ones all the same.
-local function fence_after(fence) return math.max(fence + 1, now) end
+-- The fence of a grant after this one. It is no less than the time in microseconds: a store that was emptied, or that a
+-- replica which lags has taken over, does not know its last ones, and grants newer ones all the same.
+local function fence_after(fence) return math.max(fence + 1, (time[1] * 1000 + ARGV[2]) * 1000 + time[2]) end
 
 -- Whether this holder has the lane with this fence.
 local function is_mine(l, fence)
