@@ -1,6 +1,6 @@
 //! The workload `backlog`: a receiver hangs until a backlog of deliveries stands in its lane, and then
 //! answers again, while others get 100 events a second. Before that, the steady rate that the drain is
-//! compared with.
+//! compared with; after it, the same others beside a bare client, which keeps the machine as busy.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},

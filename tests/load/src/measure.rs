@@ -33,7 +33,7 @@ pub async fn sample(pair: &mut Pair, receiver: u32) -> anyhow::Result<Sample> {
     match &mut pair.store {
         Where::Unknown => {}
         Where::Folder(folder) => store_bytes = Some(size(folder)),
-        Where::Redis(connection) => {
+        Where::Redis { connection, .. } => {
             store_bytes = info(connection, "used_memory").await?;
             redis_commands = info(connection, "total_commands_processed").await?;
         }

@@ -29,7 +29,6 @@ pub struct Pair {
     /// Names and ids of the processes whose cost is counted.
     pub processes: Vec<(&'static str, u32)>,
     pub store: Where,
-    pub redis_url: Option<String>,
     _services: Vec<Process>,
     _redis: Option<Redis>,
     _folder: TempDir,
@@ -39,7 +38,7 @@ pub struct Pair {
 pub enum Where {
     Unknown,
     Folder(PathBuf),
-    Redis(redis::aio::MultiplexedConnection),
+    Redis { url: String, connection: redis::aio::MultiplexedConnection },
 }
 
 impl Pair {
@@ -50,7 +49,6 @@ impl Pair {
             delivery: SocketAddr::from(([127, 0, 0, 1], 0)),
             processes: Vec::new(),
             store: Where::Unknown,
-            redis_url: None,
             _services: Vec::new(),
             _redis: None,
             _folder: folder,
@@ -81,7 +79,7 @@ impl Pair {
         pair.delivery = delivery.delivery_address();
         pair.processes.extend([("delivery-service", delivery.pid()), ("config-service", config.pid())]);
         pair._services = vec![config, delivery];
-        pair.store = match &redis_url {
+        pair.store = match redis_url {
             None => Where::Folder(pair._folder.path().to_owned()),
             Some(url) => {
                 let mut connection =
@@ -89,10 +87,9 @@ impl Pair {
                 if let Some(pid) = info(&mut connection, "process_id").await? {
                     pair.processes.push(("redis", pid as u32));
                 }
-                Where::Redis(connection)
+                Where::Redis { url, connection }
             }
         };
-        pair.redis_url = redis_url;
         Ok(pair)
     }
 

@@ -1,5 +1,6 @@
 //! The machine's limits, measured in the same run: a bare hyper client that posts the same request to
-//! the same receivers, a bare tonic service that takes the same events, and a bare Redis stream.
+//! the same receivers, a bare tonic service that takes the same events, or stores them and no more, and a bare
+//! Redis stream.
 
 use std::{
     net::SocketAddr,
@@ -114,23 +115,24 @@ async fn post(to: SocketAddr, head: Arc<Parts>, body: Bytes, until: Instant) -> 
 /// What a service that does nothing takes of the same events, published in the same way: so many a second, answered
 /// so soon.
 pub async fn events(args: &Args, workload: &Arc<Workload>) -> anyhow::Result<(f64, Latency)> {
-    take(args, workload, &["empty"]).await
+    asked(args, workload, &["empty"]).await
 }
 
-/// How soon a service answers single events at a rate that does nothing but add them to a Redis stream: no service
-/// that stores what it accepts answers sooner.
+/// How soon a service answers single events at a rate that does nothing but add them to a Redis stream: what an answer
+/// takes beyond that is what the pair does.
 pub async fn stored(args: &Args, pair: &Pair, workload: &Arc<Workload>) -> anyhow::Result<Option<Latency>> {
-    let (Some(url), Where::Redis(connection)) = (&pair.redis_url, &pair.store) else { return Ok(None) };
+    let Where::Redis { url, connection } = &pair.store else { return Ok(None) };
     if args.publish != Mode::Unary || args.rate.is_none() {
         return Ok(None);
     }
     let key = format!("load-{}-stored", std::process::id());
-    let (_, answered) = take(args, workload, &["empty", url, &key]).await?;
+    let answered = asked(args, workload, &["empty", url, &key]).await;
     redis::cmd("DEL").arg(key).query_async::<()>(&mut connection.clone()).await?;
-    Ok(Some(answered))
+    Ok(Some(answered?.1))
 }
 
-async fn take(args: &Args, workload: &Arc<Workload>, role: &[&str]) -> anyhow::Result<(f64, Latency)> {
+/// Publishes to a service that is started in this role.
+async fn asked(args: &Args, workload: &Arc<Workload>, role: &[&str]) -> anyhow::Result<(f64, Latency)> {
     let empty = Receivers::start(role).await?;
     let tickets = Tickets::new(args.rate, u64::MAX, Duration::from_secs_f64(args.raw_seconds));
     let published = Arc::new(Published::default());
@@ -145,7 +147,7 @@ async fn take(args: &Args, workload: &Arc<Workload>, role: &[&str]) -> anyhow::R
 /// a pipeline. None without a Redis whose process can be looked at.
 async fn streams(seconds: f64, pair: &Pair) -> anyhow::Result<Option<f64>> {
     let cpu = || pair.cpu_seconds("redis");
-    let (Some(before), Where::Redis(connection)) = (cpu(), &pair.store) else { return Ok(None) };
+    let (Some(before), Where::Redis { connection, .. }) = (cpu(), &pair.store) else { return Ok(None) };
     // Of this run alone: one that was stopped may have left its own in a Redis that was given.
     let key = format!("load-{}-stream", std::process::id());
     let (mut connection, key, body) = (connection.clone(), key.as_str(), vec![b'x'; ENTRY]);
