@@ -3,7 +3,8 @@
 //!
 //! Connections are pooled and go only where the egress rules allow. Redirects are not followed. At
 //! least once: a request over a connection that was used before and breaks without a byte of answer
-//! is sent again at once, on a fresh one, within the same budget.
+//! is sent again at once, on a fresh one, within the same budget. One that waits for a new connection
+//! takes another that becomes free, when connecting takes long.
 
 mod answer;
 mod connection;
@@ -20,6 +21,7 @@ use std::{
     fmt,
     net::SocketAddr,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -30,7 +32,7 @@ use common::{
     clock::{Clock, Time},
 };
 use http::HeaderMap;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::{
@@ -133,6 +135,10 @@ struct Lost {
 /// How often the pool is swept.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// How long connecting may take until the pool is looked at again, time after time. (A SYN that is lost is
+/// sent again after a second.)
+const PATIENCE: Duration = Duration::from_millis(250);
+
 impl Default for Settings {
     fn default() -> Self {
         let limits = Limits {
@@ -204,28 +210,53 @@ impl Sender {
         progress: &mut Progress,
     ) -> Result<(), Failure> {
         let mut begun = first?;
+        let mut again = false;
         // One place that exchanges, for used and fresh connections: the future holds it once.
         loop {
             let (sent, used) = match begun {
                 Begun::Sent(sent) => (sent, true),
                 Begun::Unsent(parts) => {
-                    let origin = Origin::parse(parts.key()).map_err(|what| unusable(&what))?;
-                    let until = Instant::now() + self.connect_timeout;
                     // Boxed, since it is large and rare.
-                    let connect = Box::pin(timeout_at(until, self.connect(origin, progress)));
-                    let made = connect.await;
-                    let over = made.unwrap_or_else(|_| Err(progress.timed_out(self.connect_timeout)))?;
-                    (parts.send(over), false)
+                    let (over, used) = Box::pin(self.connection(parts.key(), !again, progress)).await?;
+                    (parts.send(over), used)
                 }
             };
             match self.exchange(sent, now, progress).await {
                 Err(Lost { unheard: true, .. }) if used => {
                     *progress = Progress::default();
                     begun = Begun::Unsent(Box::new(Parts::of(make())?));
+                    again = true;
                 }
                 ended => return ended.map_err(|lost| lost.failure),
             }
         }
+    }
+
+    /// A new connection; or, if that may be, one that has become free while connecting takes long, and true.
+    async fn connection(
+        &self,
+        key: &str,
+        or_used: bool,
+        progress: &mut Progress,
+    ) -> Result<(Taken, bool), Failure> {
+        let origin = Origin::parse(key).map_err(|what| unusable(&what))?;
+        let until = Instant::now() + self.connect_timeout;
+        let made = {
+            let mut connect = pin!(timeout_at(until, self.connect(origin, progress)));
+            loop {
+                match timeout(PATIENCE, &mut connect).await {
+                    Ok(made) => break made,
+                    Err(_) if !or_used => {}
+                    Err(_) => {
+                        if let Some(over) = self.pool.take(key, Instant::now()) {
+                            return Ok((over, true));
+                        }
+                    }
+                }
+            }
+        };
+        let made = made.unwrap_or_else(|_| Err(progress.timed_out(self.connect_timeout)));
+        Ok((made?, false))
     }
 
     /// A new connection.

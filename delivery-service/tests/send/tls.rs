@@ -17,7 +17,7 @@ use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::Barrier,
+    sync::{Barrier, Notify},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -244,4 +244,50 @@ async fn an_http2_connection_that_has_closed_is_replaced() {
         assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 200), "{outcome:?}");
     }
     assert_eq!(receiver.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_connects_for_long_takes_a_connection_that_becomes_free() {
+    let identity = Identity::new(&["http/1.1"]);
+    let acceptor = identity.acceptor.clone();
+    let (connecting, closed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (second, gone) = (Arc::clone(&connecting), Arc::clone(&closed));
+    let receiver = Receiver::new(move |mut stream, number| {
+        let (acceptor, second, gone) = (acceptor.clone(), Arc::clone(&second), Arc::clone(&gone));
+        async move {
+            if number > 1 {
+                // Takes the connection and never answers its handshake.
+                second.notify_one();
+                while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
+                gone.notify_one();
+                return;
+            }
+            let stream = acceptor.accept(stream).await.unwrap();
+            let service = service_fn(|request: http::Request<Incoming>| {
+                let second = Arc::clone(&second);
+                async move {
+                    if request.uri().path() == "/first" {
+                        second.notified().await;
+                    }
+                    Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+                }
+            });
+            let _ = auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        }
+    })
+    .await;
+    let sender = identity.trusting();
+    assert_eq!(sender.send(|| request(url(&receiver, "/"))).await.fault, Fault::None);
+    let (first, other) = tokio::join!(
+        sender.send(|| request(url(&receiver, "/first"))),
+        sender.send(|| request(url(&receiver, "/other")))
+    );
+    for outcome in [first, other] {
+        assert_eq!((outcome.fault, outcome.http_status), (Fault::None, 200), "{outcome:?}");
+        assert_eq!(*outcome.remote_address, *receiver.address.to_string());
+    }
+    assert_eq!(receiver.connections(), 2);
+    closed.notified().await;
 }
