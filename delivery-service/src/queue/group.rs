@@ -55,16 +55,14 @@ impl Group {
 async fn run(queue: Arc<dyn Queue>, lanes: Lanes, mut calls: mpsc::Receiver<Call>) {
     while let Some(first) = calls.recv().await {
         lanes.caught_up().await;
-        let mut callers = Vec::new();
-        let (mut batch, mut known) = (Vec::new(), Vec::new());
-        let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(call) = next {
-            bytes += call.new.iter().map(|new| new.body.len()).sum::<usize>();
+        let gathered = gather(first, &mut calls);
+        let count = gathered.iter().map(|call| call.new.len()).sum();
+        let (mut batch, mut known) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut callers = Vec::with_capacity(gathered.len());
+        for call in gathered {
             callers.push((call.new.len(), call.answer));
             batch.extend(call.new);
             known.extend(call.known);
-            next = if batch.len() < BATCH && bytes < BATCH_BYTES { calls.try_recv().ok() } else { None };
         }
         let batch = Arc::new(batch);
         let results = queue.enqueue(batch.clone()).await;
@@ -77,6 +75,19 @@ async fn run(queue: Arc<dyn Queue>, lanes: Lanes, mut calls: mpsc::Receiver<Call
     }
 }
 
+/// The calls of one batch: the first, and those that wait behind it.
+fn gather(first: Call, calls: &mut mpsc::Receiver<Call>) -> Vec<Call> {
+    let (mut gathered, mut count, mut bytes) = (Vec::new(), 0, 0);
+    let mut next = Some(first);
+    while let Some(call) = next {
+        count += call.new.len();
+        bytes += call.new.iter().map(|new| new.body.len()).sum::<usize>();
+        gathered.push(call);
+        next = if count < BATCH && bytes < BATCH_BYTES { calls.try_recv().ok() } else { None };
+    }
+    gathered
+}
+
 /// Gives the engine what it may start without reading it back.
 async fn hand_over(
     lanes: &Lanes,
@@ -85,7 +96,7 @@ async fn hand_over(
     results: &[Result<Stored, QueueError>],
 ) {
     let batch = Arc::try_unwrap(batch).unwrap_or_else(|shared| (*shared).clone());
-    let mut accepted = Vec::new();
+    let mut accepted = Vec::with_capacity(batch.len());
     let mut due = false;
     for ((new, known), result) in batch.into_iter().zip(known).zip(results) {
         match result {
