@@ -35,6 +35,10 @@ async fn load_runs_every_workload_on_the_embedded_store() {
     assert!(reports.iter().all(|report| report["processes"].as_array().unwrap().len() == 4));
     assert!(reports[0]["arrival"]["p50"].as_f64().unwrap() > 0.0);
     assert!(reports[0]["share_of_raw"].as_f64().unwrap() > 0.0);
+    for report in &reports {
+        let pace = &report["pace"];
+        assert!(pace["p50_us"].as_f64().unwrap() > 0.0 && pace["p99"].as_f64().unwrap() >= 1.0, "{pace}");
+    }
     assert!(reports[0]["raw_post_us"].as_f64().unwrap() > 0.0);
     assert!(reports[2]["share_of_raw_events"].as_f64().unwrap() > 0.0);
     assert!(reports[0]["body_bytes"].as_u64().unwrap().abs_diff(1_000) < 100, "about 1 KB a body");

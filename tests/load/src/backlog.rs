@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use crate::{
     args::{self, Args, Mode, Name},
     measure::sample,
+    pace::Pace,
     pair::Pair,
     publish::{Published, publish},
     raw,
@@ -54,7 +55,7 @@ pub async fn run(args: &Args, run: u64, pair: &mut Pair, receivers: &Receivers) 
     let live_before = receivers.latency().await?;
     receivers.forget_latency().await?;
 
-    let cost = sample(pair, receivers.pid).await?;
+    let (cost, pace) = (sample(pair, receivers.pid).await?, Pace::start());
     let (standing, opened_us) = (args.backlog - receivers.arrived().await?.gated, now_us());
     let meanwhile = Live::start(args, pair, workload.counted_in(run, args.backlog + live));
     receivers.gate(true).await?;
@@ -67,7 +68,7 @@ pub async fn run(args: &Args, run: u64, pair: &mut Pair, receivers: &Receivers) 
     tokio::time::timeout(PATIENCE, drained).await??;
     let live = meanwhile.stop(receivers, live).await?;
     let (arrived, live_meanwhile) = (receivers.arrived().await?, receivers.latency().await?);
-    let drained = sample(pair, receivers.pid).await?;
+    let (drained, pace) = (sample(pair, receivers.pid).await?, pace.end()?);
 
     let live_beside_posts = match ids.first().filter(|_| args.raw_seconds > 0.0) {
         Some(any) => {
@@ -91,6 +92,7 @@ pub async fn run(args: &Args, run: u64, pair: &mut Pair, receivers: &Receivers) 
     let drained_per_second = standing as f64 / seconds;
     report.deliveries = standing;
     report.costs(&cost, &drained);
+    report.pace = Some(pace);
     report.backlog = Some(Backlog {
         deliveries: standing,
         drained_per_second,

@@ -7,6 +7,7 @@ mod args;
 mod backlog;
 mod empty;
 mod measure;
+mod pace;
 mod pair;
 mod publish;
 mod raw;

@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::measure::Sample;
+use crate::{measure::Sample, pace::Evenness};
 
 /// Percentiles, in ms.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -43,6 +43,8 @@ pub struct Report {
     pub raw_answer: Option<Latency>,
     /// The same of one that adds the event to a Redis stream before it answers, and does nothing else.
     pub raw_stored: Option<Latency>,
+    /// The machine's own, meanwhile.
+    pub pace: Option<Evenness>,
     /// Publishing to the answer.
     pub answer: Latency,
     /// Publishing to arrival.
@@ -146,6 +148,7 @@ impl Report {
             }
             rows.push(row("body", format!("{} B", self.body_bytes)));
         }
+        rows.extend(self.pace.map(|pace| row("the same arithmetic", pace.text())));
         rows.push(row("services and store", format!("{:.1} us of CPU each", self.cpu_us)));
         for cost in &self.processes {
             let cpu = cost.cpu_seconds_per_10_000;
@@ -181,6 +184,13 @@ impl Latency {
     fn text(&self) -> String {
         let Self { p50, p90, p99, p999, max } = self;
         format!("p50 {p50:.2}, p90 {p90:.2}, p99 {p99:.2}, p99.9 {p999:.2}, max {max:.1} ms")
+    }
+}
+
+impl Evenness {
+    fn text(&self) -> String {
+        let Self { p50_us, p90, p99, max } = self;
+        format!("p50 {p50_us:.1} us of CPU, p90 {p90:.1}, p99 {p99:.1}, max {max:.1} times that")
     }
 }
 

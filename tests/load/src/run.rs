@@ -13,6 +13,7 @@ use crate::{
     args::{self, Args, Name},
     backlog,
     measure::sample,
+    pace::Pace,
     pair::Pair,
     publish::{Published, publish},
     raw::{self, Limits},
@@ -72,12 +73,13 @@ async fn workload(
         publish: args::name(args.publish),
         ..Report::default()
     };
-    let before = sample(pair, receivers.pid).await?;
+    let (before, pace) = (sample(pair, receivers.pid).await?, Pace::start());
     let time = Duration::from_secs_f64(args.seconds);
     let tickets = Arc::new(Tickets::new(args.rate, args.events, time));
     let driven = drive(args, pair, receivers, workload.clone(), tickets).await?;
     report.flow(&driven);
     report.costs(&before, &sample(pair, receivers.pid).await?);
+    report.pace = Some(pace.end()?);
     if !limits.is_empty() {
         limits.push(raw::limits(args.raw_seconds / 2.0, pair, receivers, any, &workload).await?);
         let mean = |of: fn(&Limits) -> Option<f64>| {
