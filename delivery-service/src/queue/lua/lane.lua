@@ -65,7 +65,7 @@ end
 
 -- The fence of a grant after this one. It is no less than the time in microseconds: a store that was emptied, or that a
 -- replica which lags has taken over, does not know its last ones, and grants newer ones all the same.
-local function fence_after(fence) return math.max(fence + 1, (time[1] * 1000 + ARGV[2]) * 1000 + time[2]) end
+local function fence_after(fence) return fence < micros and micros or fence + 1 end
 
 -- Whether this holder has the lane with this fence.
 local function is_mine(l, fence)

@@ -3,7 +3,8 @@
 -- the milliseconds that tests add to the time. See redis.rs for the keys.
 local base, me = KEYS[1], ARGV[1]
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2]
+local micros = time[1] * 1000000 + time[2] + ARGV[2] * 1000
+local now = math.floor(micros / 1000)
 local heads, bodies, lanes = base .. 'heads', base .. 'bodies', base .. 'lanes'
 
 -- What stands before a head: place, bytes of the body, kind, flags, renewals.

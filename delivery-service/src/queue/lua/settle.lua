@@ -28,11 +28,13 @@ local function gather(at, ended, ids, members, its_records)
 end
 
 local all, starts, counts, marks, at, k, size = {}, {}, {}, {}, 7, 0, #ARGV
+-- Marks of lanes that were woken are looked for when there is anything.
+local has_news = redis.call('EXISTS', base .. 'news:' .. me) == 1
 while at <= size do
   local ended, header = #ARGV[at + 2] / ENTRY, ARGV[at + 1]
   k = k + 1
   all[k], starts[k], counts[k] = ARGV[at], at, ended
-  if string.byte(header, 17) ~= KEPT then marks[#marks + 1] = ARGV[at] .. 'w' end
+  if has_news and string.byte(header, 17) ~= KEPT then marks[#marks + 1] = ARGV[at] .. 'w' end
   at = at + 3 + ended * 2 + struct.unpack('>I4', header, HEADER_SIZE - 3) * 4
 end
 for i = 1, #marks, 4000 do
