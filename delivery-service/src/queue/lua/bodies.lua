@@ -43,6 +43,11 @@ end
 
 -- Takes away the bodies of deliveries that have one, each once: a shared one goes with the last that needs it.
 local function drop(ids)
+  -- Of many it is worth asking whether any are shared at all.
+  if #ids > 3 and redis.call('EXISTS', shares) == 0 then
+    each('HDEL', bodies, ids)
+    return
+  end
   local gone, sharing, g, s = {}, {}, 0, 0
   for i = 1, #ids do
     local id = ids[i]

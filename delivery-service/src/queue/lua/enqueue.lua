@@ -88,7 +88,7 @@ for i, lane in ipairs(all) do
   if plain and holder ~= me then
     local memo_size = value and struct.unpack('>I4', value, MEMO_SIZE) or 0
     if holder == NOBODY and hold <= now and n == 0 and memo_size == 0 then
-      -- As `grant` says; where each lane gets one delivery, being asked once more is some of what that costs.
+      -- As `grant` would say: most lanes that are not ours are free and empty, and asking costs.
       granted[#granted + 1], who, given = lane, fence_after(fence), 1
     else
       done, who, given = pcall(grant, lane, fence, holder, hold, n, memo_size)
@@ -116,7 +116,7 @@ for i, lane in ipairs(all) do
     n, bytes, c = n + count, bytes + sizes[i], c + 2
     changed[c - 1] = lane
     if value then
-      changed[c] = struct.pack(ENQUEUED, fence, holder, last, n, bytes, hold, string.sub(value, BEHIND))
+      changed[c] = struct.pack(FRONT, fence, holder, last, n, bytes, hold) .. string.sub(value, BEHIND)
     else
       local license = ARGV[starts[i] + 1]
       changed[c] = struct.pack(NEW, fence, holder, last, n, bytes, hold, blank_rest(license), license)

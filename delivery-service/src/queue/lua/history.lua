@@ -36,11 +36,11 @@ local function ids_of(blob, count, list)
   for i = 9, count * ENTRY, ENTRY do list[#list + 1] = string.sub(blob, i, i + 15) end
 end
 
--- Whether history is cut back to what is kept: now and then, a sixteenth more may stand meanwhile.
-local function is_over(count, kept) return count > kept + math.floor(kept / 16) end
+-- How much history may stand before it is cut back to what is kept: a sixteenth more.
+local function most_of(kept) return kept + math.floor(kept / 16) end
 
 local function trim_ended(lane, l, kept)
-  if not is_over(l.ended, kept) then return end
+  if l.ended <= most_of(kept) then return end
   local over, ids = math.min(l.ended - kept, 1000), {}
   l.ended = l.ended - over
   while over > 0 do
@@ -62,7 +62,7 @@ end
 local function trim_failed(lane, kept)
   local key = base .. 'failed:' .. lane
   local count = redis.call('ZCARD', key)
-  if not is_over(count, kept) then return end
+  if count <= most_of(kept) then return end
   local over = math.min(count - kept, 1000)
   local ids = redis.call('ZRANGE', key, 0, over - 1)
   redis.call('ZREMRANGEBYRANK', key, 0, over - 1)

@@ -8,8 +8,8 @@ local LANE = '>I8c16I8I4I8I8I8I8I4BI4I2I8I8'
 -- What an enqueue changes, up to `hold`, and what a settle does, up to `ended`; and where the others begin.
 local FRONT, BEHIND, MIDDLE, REST = '>I8c16I8I4I8I8', 53, '>I8c16I8I4I8I8I8I8I4', 73
 local AGE, MEMO_SIZE, LANE_SIZE = 61, 74, 95
--- With the others behind, as strings: a string in between would cost as much again.
-local ENQUEUED, NEW, SETTLED = FRONT .. 'c0', FRONT .. 'c0c0', MIDDLE .. 'c0c0'
+-- With what is behind, as strings: where that is short, a string in between would cost as much.
+local NEW, SETTLED = FRONT .. 'c0c0', MIDDLE .. 'c0c0'
 local PARKED, NOBODY = 9007199254740991, string.rep(' ', 16)
 
 local function lane_of(value)

@@ -10,18 +10,21 @@ local HEADER, HEADER_SIZE = '>I8I8BI8I8I8I4', 45
 local KEPT, FREE, UNREAD, HOLD, PARK = string.byte('kfuhp', 1, 5)
 local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
 local ended_age, failed_age = tonumber(ARGV[5]), tonumber(ARGV[6])
+local most_ended = most_of(ended_kept)
 local freed, waiting, news, woken, soon = {}, {}, {}, {}, now + math.min(ended_age, failed_age)
 -- What of a lane's fields says how one that ended changes it.
 local SETTLING = MIDDLE .. 'BI4I2'
 -- What is written for all lanes together.
 local records, dropped, changed, history = {}, {}, {}, {}
 
+local sub = string.sub
+
 -- The ids and members of a lane's ended ones behind those in the lists, and their records.
 local function gather(at, ended, ids, members, its_records)
   local i, d, r = at + 3, #ids, #its_records
   for k = d + 1, d + ended do
     local entry = ARGV[i]
-    local id = id_of(entry)
+    local id = sub(entry, 25)
     ids[k], members[k] = id, entry
     its_records[r + 1], its_records[r + 2], r, i = id, ARGV[i + 1], r + 2, i + 2
   end
@@ -61,7 +64,7 @@ local function settled(lane, value, at, ended)
   if ended > 0 then
     local before = LANE_SIZE + license_size + memo_size
     local size = #value - before + #recent
-    if size > BLOB * ENTRY or (age > 0 and age <= now) or is_over(kept + ended, ended_kept) then return nil end
+    if size > BLOB * ENTRY or (age > 0 and age <= now) or kept + ended > most_ended then return nil end
     if size >= RECENT * ENTRY then
       blob = string.sub(value, before + 1) .. recent
       rest, recent = string.sub(value, REST, before), ''
