@@ -88,7 +88,7 @@ for i, lane in ipairs(all) do
   if plain and holder ~= me then
     local memo_size = value and struct.unpack('>I4', value, MEMO_SIZE) or 0
     if holder == NOBODY and hold <= now and n == 0 and memo_size == 0 then
-      -- As `grant` would say: most lanes that are not ours are free and empty, and asking costs.
+      -- What `grant` says of a free, empty lane, as most that are not ours are: a protected call costs.
       granted[#granted + 1], who, given = lane, fence_after(fence), 1
     else
       done, who, given = pcall(grant, lane, fence, holder, hold, n, memo_size)

@@ -17,6 +17,7 @@ local SETTLING = MIDDLE .. 'BI4I2'
 -- What is written for all lanes together.
 local records, dropped, changed, history = {}, {}, {}, {}
 
+-- `id_of`, without a function in between: it is done for every delivery that ends.
 local sub = string.sub
 
 -- The ids and members of a lane's ended ones behind those in the lists, and their records.
@@ -31,7 +32,7 @@ local function gather(at, ended, ids, members, its_records)
 end
 
 local all, starts, counts, marks, at, k, size = {}, {}, {}, {}, 7, 0, #ARGV
--- Marks of lanes that were woken are looked for when there is anything.
+-- Nobody has woken most lanes: without any news at all no marks are made to be looked for.
 local has_news = redis.call('EXISTS', base .. 'news:' .. me) == 1
 while at <= size do
   local ended, header = #ARGV[at + 2] / ENTRY, ARGV[at + 1]
