@@ -78,6 +78,11 @@ impl<'t> LaneRows<'t> {
         Ok(())
     }
 
+    /// What the rows take in memory, about.
+    pub fn held_bytes(&self) -> usize {
+        self.rows.len() * size_of::<(WebhookId, Row)>()
+    }
+
     /// Writes the rows into the table.
     pub fn flush(&mut self) -> Result<(), StorageError> {
         let mut rows: Vec<_> = self.rows.drain().collect();

@@ -3,7 +3,10 @@
 //! of keys, runs of them at once: what is added fills page after page, and what is taken away, mostly
 //! what was added together, leaves whole pages.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    mem,
+};
 
 use redb::{Key, ReadableTable, StorageError, Table, TableDefinition, TableError, WriteTransaction};
 
@@ -16,26 +19,19 @@ use super::{
 pub(super) struct Layer<'t, K: Field + Key, V: Field> {
     number: u8,
     table: Table<'t, K, V>,
-    rows: HashMap<K::Own, Now<V::Own>>,
+    rows: HashMap<K::Own, Row<V::Own>>,
+    /// What is in `rows`: bytes of keys and values, and room for them in the map, about.
+    held_bytes: usize,
     changes: Changes,
     /// Whether few other rows can be between two.
     near: fn(&[u8], &[u8]) -> bool,
 }
 
-enum Now<V> {
-    /// Of which the table has none.
-    New(V),
-    Is(V),
-    Gone,
-}
-
-impl<V> Now<V> {
-    fn value(&self) -> Option<&V> {
-        match self {
-            Self::New(value) | Self::Is(value) => Some(value),
-            Self::Gone => None,
-        }
-    }
+struct Row<V> {
+    /// None: it is gone.
+    value: Option<V>,
+    /// Whether the table may have one.
+    in_table: bool,
 }
 
 impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
@@ -47,12 +43,12 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
         near: fn(&[u8], &[u8]) -> bool,
     ) -> Result<Self, TableError> {
         let table = txn.open_table(definition)?;
-        Ok(Self { number, table, rows: HashMap::new(), changes: changes.clone(), near })
+        Ok(Self { number, table, rows: HashMap::new(), held_bytes: 0, changes: changes.clone(), near })
     }
 
     pub fn read<T>(&self, key: &K::Own, read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, StorageError> {
         match self.rows.get(key) {
-            Some(now) => Ok(now.value().map(|value| read(value.as_ref()))),
+            Some(row) => Ok(row.value.as_ref().map(|value| read(value.as_ref()))),
             None => {
                 let value = self.table.get(K::from_bytes(key.as_ref()))?;
                 Ok(value.map(|value| read(V::as_bytes(&value.value()).as_ref())))
@@ -62,7 +58,7 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
 
     pub fn get(&self, key: &K::Own) -> Result<Option<V::Own>, StorageError> {
         match self.rows.get(key) {
-            Some(now) => Ok(now.value().cloned()),
+            Some(row) => Ok(row.value.clone()),
             None => {
                 let value = self.table.get(K::from_bytes(key.as_ref()))?;
                 Ok(value.and_then(|value| V::own(V::as_bytes(&value.value()).as_ref())))
@@ -73,26 +69,35 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
     /// Adds a row of which there was none.
     pub fn add(&mut self, key: K::Own, value: V::Own) {
         self.changes.note(&Change::Put(self.number, key.as_ref(), value.as_ref()));
-        match self.rows.entry(key) {
-            Entry::Vacant(entry) => drop(entry.insert(Now::New(value))),
-            Entry::Occupied(mut entry) => put(entry.get_mut(), value),
-        }
+        self.set(key, Some(value), false);
     }
 
     pub fn put(&mut self, key: K::Own, value: V::Own) {
         self.changes.note(&Change::Put(self.number, key.as_ref(), value.as_ref()));
-        match self.rows.entry(key) {
-            Entry::Vacant(entry) => drop(entry.insert(Now::Is(value))),
-            Entry::Occupied(mut entry) => put(entry.get_mut(), value),
-        }
+        self.set(key, Some(value), true);
     }
 
     pub fn remove(&mut self, key: K::Own) {
         self.changes.note(&Change::Remove(self.number, key.as_ref()));
+        self.set(key, None, true);
+    }
+
+    /// `in_table` counts for a row that has not changed yet.
+    fn set(&mut self, key: K::Own, value: Option<V::Own>, in_table: bool) {
+        let weight = |key: &K::Own, value: Option<&V::Own>| {
+            size_of::<(K::Own, Row<V::Own>)>() + key.as_ref().len() + value.map_or(0, |v| v.as_ref().len())
+        };
+        self.held_bytes += weight(&key, value.as_ref());
         match self.rows.entry(key) {
-            Entry::Vacant(entry) => drop(entry.insert(Now::Gone)),
-            Entry::Occupied(entry) if matches!(entry.get(), Now::New(_)) => drop(entry.remove()),
-            Entry::Occupied(mut entry) => *entry.get_mut() = Now::Gone,
+            Entry::Vacant(entry) => drop(entry.insert(Row { value, in_table })),
+            Entry::Occupied(entry) if value.is_none() && !entry.get().in_table => {
+                let (key, before) = entry.remove_entry();
+                self.held_bytes -= weight(&key, before.value.as_ref()) + weight(&key, None);
+            }
+            Entry::Occupied(mut entry) => {
+                let before = mem::replace(&mut entry.get_mut().value, value);
+                self.held_bytes -= weight(entry.key(), before.as_ref());
+            }
         }
     }
 
@@ -111,17 +116,22 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
 
     /// Keys that were put since the last flush and are still there, in any order.
     pub fn keys(&self) -> impl Iterator<Item = &K::Own> {
-        self.rows.iter().filter(|(_, now)| now.value().is_some()).map(|(key, _)| key)
+        self.rows.iter().filter(|(_, row)| row.value.is_some()).map(|(key, _)| key)
+    }
+
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     /// Writes the changes into the table.
     pub fn flush(&mut self) -> Result<(), StorageError> {
         let mut rows: Vec<_> = self.rows.drain().collect();
+        self.held_bytes = 0;
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         for run in rows.chunk_by(|(a, _), (b, _)| (self.near)(a.as_ref(), b.as_ref())) {
-            let mut old = run.iter().filter(|(_, now)| !matches!(now, Now::New(_))).map(|(key, _)| key);
+            let mut old = run.iter().filter(|(_, row)| row.in_table).map(|(key, _)| key);
             if run.len() < RUN {
-                let gone = run.iter().filter(|(_, now)| now.value().is_none());
+                let gone = run.iter().filter(|(_, row)| row.value.is_none());
                 for (key, _) in gone {
                     self.table.remove(K::from_bytes(key.as_ref()))?;
                 }
@@ -137,7 +147,7 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
                     next.is_none_or(|next| next.as_ref() != key.as_ref())
                 })?;
             }
-            put_all(&mut self.table, run.iter().filter_map(|(key, now)| Some((key, now.value()?))))?;
+            put_all(&mut self.table, run.iter().filter_map(|(key, row)| Some((key, row.value.as_ref()?))))?;
         }
         Ok(())
     }
@@ -146,13 +156,6 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
     pub fn len(&self) -> Result<u64, StorageError> {
         redb::ReadableTableMetadata::len(&self.table)
     }
-}
-
-fn put<V>(now: &mut Now<V>, value: V) {
-    *now = match now {
-        Now::New(_) => Now::New(value),
-        Now::Is(_) | Now::Gone => Now::Is(value),
-    };
 }
 
 #[cfg(test)]
@@ -174,6 +177,12 @@ mod tests {
         id[..8].copy_from_slice(&(number / 100 * 10 + number % 2).to_be_bytes());
         id[8..].copy_from_slice(&number.to_be_bytes());
         id
+    }
+
+    fn weighed(layer: &Layer<'_, &'static Id, &'static [u8]>) -> usize {
+        let rows = layer.rows.iter().map(|(key, row)| size_of_val(key) + size_of_val(row));
+        let bytes = layer.rows.iter().map(|(key, row)| key.len() + row.value.as_ref().map_or(0, Bytes::len));
+        rows.sum::<usize>() + bytes.sum::<usize>()
     }
 
     #[test]
@@ -205,7 +214,9 @@ mod tests {
                 let read = layer.read(&id, Bytes::copy_from_slice).unwrap();
                 assert_eq!(read.as_ref(), wanted.get(&id));
             }
+            assert_eq!(layer.held_bytes(), weighed(&layer), "group {group}");
             layer.flush().unwrap();
+            assert_eq!(layer.held_bytes(), 0);
             let all = layer.table.iter().unwrap().map(|entry| {
                 let (id, value) = entry.unwrap();
                 (*id.value(), Bytes::copy_from_slice(value.value()))

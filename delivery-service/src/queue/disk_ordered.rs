@@ -101,6 +101,11 @@ impl<'t, K: Field + Key, V: Field> Ordered<'t, K, V> {
         Ok(())
     }
 
+    /// What the rows take in memory, about.
+    pub fn held_bytes(&self) -> usize {
+        self.rows.len() * size_of::<Row<K, V>>()
+    }
+
     /// Writes the rows into the table.
     pub fn flush(&mut self) -> Result<(), StorageError> {
         put_all(&mut self.table, mem::take(&mut self.rows).iter())

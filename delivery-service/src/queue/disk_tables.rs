@@ -101,6 +101,14 @@ impl<'t> Tables<'t> {
         }
     }
 
+    /// What has changed since the last flush takes so much memory, about.
+    pub fn held_bytes(&self) -> usize {
+        let by_id = self.heads.held_bytes() + self.bodies.held_bytes() + self.events.held_bytes();
+        let history = self.ended.held_bytes() + self.failed.held_bytes();
+        let open = self.fresh.held_bytes() + self.retrying.held_bytes() + self.scheduled.held_bytes();
+        by_id + self.lanes.held_bytes() + history + open
+    }
+
     /// Writes into the tables what has changed.
     pub fn flush(&mut self) -> Result<(), StorageError> {
         self.heads.flush()?;

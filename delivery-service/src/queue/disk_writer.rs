@@ -33,9 +33,12 @@ use super::{
     disk_work::{Answer, Asked, Command, Done, Granted, Inbox, Returned, Work},
 };
 
-/// A checkpoint follows when the journal has so many bytes, of which as many are in memory. More would cost
-/// a little less for each delivery, and let those that wait for a checkpoint wait longer.
-const CHECKPOINT: u64 = 8 << 20;
+/// A checkpoint follows when so many bytes of changes are in memory …
+const HELD: usize = 12 << 20;
+/// … or the journal has so many. What ends between two checkpoints gets into the file once, and its body never:
+/// while a checkpoint is made the next deliveries come in, so a journal that has room for little more than
+/// those would have all of them written twice.
+const LONG: u64 = 32 << 20;
 /// How often the room on the disk is looked at, some history swept, a broken file opened anew; and how long
 /// nothing comes before a checkpoint.
 const SELDOM: Duration = Duration::from_secs(1);
@@ -232,7 +235,7 @@ impl Writer {
                 work => self.look(work, command.answer, tables, now),
             }
         }
-        let is_long = self.journal.bytes() >= CHECKPOINT;
+        let is_long = self.journal.bytes() >= LONG || tables.held_bytes() >= HELD;
         Ok(match asked.after.is_empty() {
             _ if is_long || is_idle && self.journal.bytes() > 0 => Then::Checkpoint,
             true => Then::Group,
