@@ -7,7 +7,8 @@
 //! | table | key (big-endian, sorts as read) | value |
 //! | --- | --- | --- |
 //! | heads | delivery id 16 | mark 25 (kind, place, due, sizes), head |
-//! | bodies | delivery id 16 | body, while it is kept |
+//! | bodies | delivery id 16, its last byte 0 | body, while it is kept |
+//! | sharers | the same, of a shared body | the last bytes of the ids of those that need it |
 //! | fresh | lane 16, place 8 | delivery id |
 //! | retrying | lane 16, place 8 | delivery id: open and scheduled |
 //! | scheduled | lane 16, due 8, place 8 | delivery id; due 0 when a caller asked for it |

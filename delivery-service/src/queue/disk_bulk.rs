@@ -42,7 +42,7 @@ impl Group<'_, '_> {
             self.unlist(lane, &mark)?;
             head.end(State::Cancelled, Fault::None, self.now);
             mark.kind = Kind::Ended;
-            self.tables.bodies.remove(id.bytes());
+            self.tables.bodies.remove(id)?;
             self.tables.ended.put(at(lane, mark.place), id_and_time(id, self.now));
             self.tables.heads.put(id.bytes(), mark.with(&head));
             row.ended += 1;
@@ -136,7 +136,7 @@ impl Group<'_, '_> {
         let mut row = self.tables.lanes.get(lane)?;
         for (place, id) in failed {
             let Some((mut mark, mut head)) = self.delivery(id)? else { continue };
-            if mark.kind != Kind::Failed || self.tables.bodies.read(&id.bytes(), |_| ())?.is_none() {
+            if mark.kind != Kind::Failed || self.tables.bodies.get(id)?.is_none() {
                 continue;
             }
             self.tables.failed.remove(&at(lane, place))?;

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use common::{
     clock::Time,
     ids::{DeliveryId, WebhookId},
@@ -69,7 +68,7 @@ impl Group<'_, '_> {
             mark.kind = Kind::Failed;
             self.tables.heads.add(id.bytes(), mark.with(&head));
             if failed.is_some() {
-                self.tables.bodies.add(id.bytes(), body.clone());
+                self.tables.bodies.add(id, body)?;
             }
             self.tables.failed.put(at(lane, place), id_and_time(id, now));
             row.failed += 1;
@@ -79,7 +78,7 @@ impl Group<'_, '_> {
         }
 
         self.tables.heads.add(id.bytes(), mark.with(&head));
-        self.tables.bodies.add(id.bytes(), body.clone());
+        self.tables.bodies.add(id, body)?;
         self.tables.fresh.put(at(lane, place), id.bytes());
         row.open += 1;
         row.open_bytes += bytes;
@@ -167,7 +166,7 @@ impl Group<'_, '_> {
             }
             Fate::Succeeded | Fate::Cancelled => {
                 mark.kind = Kind::Ended;
-                self.tables.bodies.remove(id.bytes());
+                self.tables.bodies.remove(id)?;
                 self.tables.ended.put(at(lane, mark.place), id_and_time(id, self.now));
                 row.ended += 1;
             }
@@ -217,8 +216,7 @@ impl Group<'_, '_> {
         if mark.kind == Kind::Ended {
             return Ok(Retried::Ended(head.state()));
         }
-        let body = self.tables.bodies.read(&id.bytes(), Bytes::copy_from_slice)?;
-        let Some(body) = body else { return Ok(Retried::NoBody) };
+        let Some(body) = self.tables.bodies.get(id)? else { return Ok(Retried::NoBody) };
         let lane = head.webhook_id();
         let is_held = matches!(self.lanes.get(lane), Some(Lane::Held { .. }));
         if mark.kind == Kind::Failed {

@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{clock::Time, ids::WebhookId};
+use common::{
+    clock::Time,
+    ids::{DeliveryId, WebhookId},
+};
 use redb::StorageError;
 
 use super::{
@@ -83,7 +86,7 @@ impl Group<'_, '_> {
             for (_, id) in &gone {
                 tables.heads.remove(*id);
                 if bodies {
-                    tables.bodies.remove(*id);
+                    tables.bodies.remove(DeliveryId::from_bytes(*id))?;
                 }
             }
             *count = count.saturating_sub(gone.len() as u64);

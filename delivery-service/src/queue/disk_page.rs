@@ -110,7 +110,7 @@ fn waiting(tables: &Tables<'_>, id: [u8; 16]) -> Result<Waiting, QueueError> {
 fn open(tables: &Tables<'_>, id: [u8; 16]) -> Result<Option<Waiting>, QueueError> {
     let Some((mark, head)) = tables.heads.read(&id, Mark::read_all)?.transpose()? else { return Ok(None) };
     let is_open = matches!(mark.kind, Kind::Fresh | Kind::Scheduled);
-    let body = if is_open { tables.bodies.get(&id)? } else { None };
+    let body = if is_open { tables.bodies.get(DeliveryId::from_bytes(id))? } else { None };
     let scheduled = mark.kind == Kind::Scheduled;
     Ok(body.map(|body| Waiting { head, body, place: mark.place, scheduled }))
 }

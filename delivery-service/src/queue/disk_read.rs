@@ -2,14 +2,13 @@
 
 use std::collections::BinaryHeap;
 
-use bytes::Bytes;
 use common::ids::{DeliveryId, WebhookId};
 use redb::{ReadOnlyTable, ReadTransaction};
 
 use super::{
-    Found, Listed, Query, QueueError,
+    Found, Listed, Query, QueueError, disk_bodies,
     disk_tables::{
-        ACCOUNTS, BODIES, ENDED, FAILED, FRESH, HEADS, Mark, RETRYING, account_key, at, first16, place_of,
+        ACCOUNTS, ENDED, FAILED, FRESH, HEADS, Mark, RETRYING, account_key, at, first16, place_of,
     },
 };
 use crate::delivery::{Head, Place, State};
@@ -20,8 +19,7 @@ const LOOKED_AT: usize = 2_000;
 pub(super) fn get(txn: &ReadTransaction, id: DeliveryId) -> Result<Option<Found>, QueueError> {
     let Some(value) = txn.open_table(HEADS)?.get(&id.bytes())? else { return Ok(None) };
     let (mark, head) = Mark::read_all(value.value())?;
-    let body = txn.open_table(BODIES)?.get(&id.bytes())?;
-    Ok(Some(Found { head, place: mark.place, body: body.map(|body| Bytes::copy_from_slice(body.value())) }))
+    Ok(Some(Found { head, place: mark.place, body: disk_bodies::body(txn, id)? }))
 }
 
 /// Where a delivery stands among those of one lane.

@@ -10,6 +10,7 @@ use redb::{ReadTransaction, ReadableTable, StorageError, TableDefinition, TableE
 
 use super::{
     QueueError,
+    disk_bodies::Bodies,
     disk_changes::{Change, Changes},
     disk_field::{near, one_lane},
     disk_lane_rows::LaneRows,
@@ -46,7 +47,7 @@ pub(super) const ASKED: i64 = 0;
 /// the journal.
 pub(super) struct Tables<'t> {
     pub heads: Layer<'t, &'static [u8; 16], &'static [u8]>,
-    pub bodies: Layer<'t, &'static [u8; 16], &'static [u8]>,
+    pub bodies: Bodies<'t>,
     pub events: Layer<'t, &'static [u8], &'static [u8; 24]>,
     pub lanes: LaneRows<'t>,
     pub fresh: Ordered<'t, &'static [u8; 24], &'static [u8; 16]>,
@@ -65,7 +66,7 @@ impl<'t> Tables<'t> {
     pub fn open(txn: &'t WriteTransaction, changes: &Changes) -> Result<Self, TableError> {
         Ok(Self {
             heads: Layer::open(txn, 1, HEADS, changes, near)?,
-            bodies: Layer::open(txn, 2, BODIES, changes, near)?,
+            bodies: Bodies::open(txn, [2, 14], changes)?,
             events: Layer::open(txn, 3, EVENTS, changes, one_lane)?,
             lanes: LaneRows::open(txn, 4, changes)?,
             fresh: Ordered::open(txn, 5, FRESH, changes)?.once(),
@@ -85,7 +86,7 @@ impl<'t> Tables<'t> {
         let (Change::Put(table, ..) | Change::Remove(table, _) | Change::RemoveRange(table, ..)) = *change;
         match table {
             1 => self.heads.replay(change),
-            2 => self.bodies.replay(change),
+            2 => self.bodies.rows.replay(change),
             3 => self.events.replay(change),
             4 => self.lanes.replay(change),
             5 => self.fresh.replay(change),
@@ -97,6 +98,7 @@ impl<'t> Tables<'t> {
             11 => self.stopped.replay(change),
             12 => self.bulk.replay(change),
             13 => self.accounts.replay(change),
+            14 => self.bodies.sharers.replay(change),
             _ => Err(QueueError::Damaged(format!("a record of the journal names table {table}"))),
         }
     }

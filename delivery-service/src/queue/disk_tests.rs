@@ -230,7 +230,7 @@ fn a_sweep_forgets_what_is_old_in_idle_lanes() {
     at(NOW + limits.failed_age, &mut |group| assert_eq!(group.sweep([0; 16]).unwrap(), [0; 16]));
     at(NOW + limits.failed_age, &mut |group| {
         let tables = &group.tables;
-        let left = [&tables.heads, &tables.bodies].map(|table| table.len().unwrap());
+        let left = [&tables.heads, &tables.bodies.rows].map(|table| table.len().unwrap());
         assert_eq!((left, tables.lanes.len().unwrap()), ([1, 1], 1), "the delivery that waits, and its lane");
         assert_eq!((tables.accounts.len().unwrap(), tables.failed.len().unwrap()), (1, 0));
         assert_eq!((tables.events.len().unwrap(), tables.expiries.len().unwrap()), (0, 0));

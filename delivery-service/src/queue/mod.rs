@@ -15,6 +15,7 @@
 mod bulk;
 pub mod counted;
 pub mod disk;
+mod disk_bodies;
 mod disk_bulk;
 mod disk_changes;
 #[cfg(test)]
