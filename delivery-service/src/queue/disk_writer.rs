@@ -35,7 +35,10 @@ use super::{
 
 /// A checkpoint follows when so many bytes of changes are in memory …
 const HELD: usize = 12 << 20;
-/// … or the journal has so many. What ends between two checkpoints gets into the file once, and its body never:
+/// … or so many deliveries and bodies of the file have changed: writing them takes a tenth of a second, and all
+/// wait …
+const OLD: usize = 32 << 10;
+/// … or the journal has so many bytes. What ends between two checkpoints gets into the file once, and its body never:
 /// while a checkpoint is made the next deliveries come in, so a journal that has room for little more than
 /// those would have all of them written twice.
 const LONG: u64 = 32 << 20;
@@ -235,7 +238,8 @@ impl Writer {
                 work => self.look(work, command.answer, tables, now),
             }
         }
-        let is_long = self.journal.bytes() >= LONG || tables.held_bytes() >= HELD;
+        let old = tables.heads.old() + tables.bodies.rows.old();
+        let is_long = self.journal.bytes() >= LONG || tables.held_bytes() >= HELD || old >= OLD;
         Ok(match asked.after.is_empty() {
             _ if is_long || is_idle && self.journal.bytes() > 0 => Then::Checkpoint,
             true => Then::Group,
