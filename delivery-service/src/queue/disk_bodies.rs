@@ -67,8 +67,16 @@ impl<'t> Bodies<'t> {
     /// The body of a delivery that needs it.
     pub fn get(&self, id: DeliveryId) -> Result<Option<Bytes>, StorageError> {
         let (key, number) = split(id);
-        let needs = number == 0 || self.sharers.read(&key, |all| all.contains(&number))?.unwrap_or_default();
-        if needs { self.rows.get(&key) } else { Ok(None) }
+        if number == 0 || self.has(id)? { self.rows.get(&key) } else { Ok(None) }
+    }
+
+    /// Whether a delivery needs a body, and has it.
+    pub fn has(&self, id: DeliveryId) -> Result<bool, StorageError> {
+        let (key, number) = split(id);
+        Ok(match number {
+            0 => self.rows.read(&key, |_| ())?.is_some(),
+            _ => self.sharers.read(&key, |all| all.contains(&number))?.unwrap_or_default(),
+        })
     }
 
     pub fn held_bytes(&self) -> usize {

@@ -136,7 +136,7 @@ impl Group<'_, '_> {
         let mut row = self.tables.lanes.get(lane)?;
         for (place, id) in failed {
             let Some((mut mark, mut head)) = self.delivery(id)? else { continue };
-            if mark.kind != Kind::Failed || self.tables.bodies.get(id)?.is_none() {
+            if mark.kind != Kind::Failed || !self.tables.bodies.has(id)? {
                 continue;
             }
             self.tables.failed.remove(&at(lane, place))?;

@@ -23,7 +23,7 @@ pub(super) struct Layer<'t, K: Field + Key, V: Field> {
     /// What is in `rows`: bytes of keys and values, and room for them in the map, about.
     held_bytes: usize,
     /// Those of `rows` that the table may have.
-    old: usize,
+    in_table: usize,
     changes: Changes,
     /// Whether few other rows can be between two.
     near: fn(&[u8], &[u8]) -> bool,
@@ -50,7 +50,7 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
             table,
             rows: HashMap::new(),
             held_bytes: 0,
-            old: 0,
+            in_table: 0,
             changes: changes.clone(),
             near,
         })
@@ -100,7 +100,7 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
         self.held_bytes += weight(&key, value.as_ref());
         match self.rows.entry(key) {
             Entry::Vacant(entry) => {
-                self.old += usize::from(in_table);
+                self.in_table += usize::from(in_table);
                 entry.insert(Row { value, in_table });
             }
             Entry::Occupied(entry) if value.is_none() && !entry.get().in_table => {
@@ -136,15 +136,15 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
         self.held_bytes
     }
 
-    /// Rows of the table that have changed.
-    pub fn old(&self) -> usize {
-        self.old
+    /// How many rows of the table have changed.
+    pub fn changed_rows(&self) -> usize {
+        self.in_table
     }
 
     /// Writes the changes into the table.
     pub fn flush(&mut self) -> Result<(), StorageError> {
         let mut rows: Vec<_> = self.rows.drain().collect();
-        (self.held_bytes, self.old) = (0, 0);
+        (self.held_bytes, self.in_table) = (0, 0);
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         for run in rows.chunk_by(|(a, _), (b, _)| (self.near)(a.as_ref(), b.as_ref())) {
             let mut old = run.iter().filter(|(_, row)| row.in_table).map(|(key, _)| key);
@@ -233,9 +233,9 @@ mod tests {
                 assert_eq!(read.as_ref(), wanted.get(&id));
             }
             assert_eq!(layer.held_bytes(), weighed(&layer), "group {group}");
-            assert_eq!(layer.old(), layer.rows.values().filter(|row| row.in_table).count());
+            assert_eq!(layer.changed_rows(), layer.rows.values().filter(|row| row.in_table).count());
             layer.flush().unwrap();
-            assert_eq!((layer.held_bytes(), layer.old()), (0, 0));
+            assert_eq!((layer.held_bytes(), layer.changed_rows()), (0, 0));
             let all = layer.table.iter().unwrap().map(|entry| {
                 let (id, value) = entry.unwrap();
                 (*id.value(), Bytes::copy_from_slice(value.value()))

@@ -2,7 +2,7 @@
 //! have come, a group. What a group changed goes into the journal, durably, and then its answers go out.
 //!
 //! One transaction of the file lasts over many groups. It ends by a checkpoint, a durable commit after
-//! which the journal begins anew, when the journal is long, or nothing has come for a while; or by a flush, a commit
+//! which the journal begins anew, when much has changed, or nothing has come for a while; or by a flush, a commit
 //! without durability, when somebody wants a snapshot: the journal still has what was in it. When anything fails,
 //! lanes are as before the group, and the file is opened anew: all that was answered is there.
 
@@ -37,7 +37,7 @@ use super::{
 const HELD: usize = 12 << 20;
 /// … or so many deliveries and bodies of the file have changed: writing them takes a tenth of a second, and all
 /// wait …
-const OLD: usize = 32 << 10;
+const CHANGED: usize = 32 << 10;
 /// … or the journal has so many bytes. What ends between two checkpoints gets into the file once, and its body never:
 /// while a checkpoint is made the next deliveries come in, so a journal that has room for little more than
 /// those would have all of them written twice.
@@ -238,8 +238,8 @@ impl Writer {
                 work => self.look(work, command.answer, tables, now),
             }
         }
-        let old = tables.heads.old() + tables.bodies.rows.old();
-        let is_long = self.journal.bytes() >= LONG || tables.held_bytes() >= HELD || old >= OLD;
+        let changed = tables.heads.changed_rows() + tables.bodies.rows.changed_rows();
+        let is_long = self.journal.bytes() >= LONG || tables.held_bytes() >= HELD || changed >= CHANGED;
         Ok(match asked.after.is_empty() {
             _ if is_long || is_idle && self.journal.bytes() > 0 => Then::Checkpoint,
             true => Then::Group,
