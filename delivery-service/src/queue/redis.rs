@@ -15,9 +15,9 @@
 //! | `P:{qN}:heads` | hash: delivery id → mark and head (`redis_record.rs`) |
 //! | `P:{qN}:bodies` | hash: delivery id, or what the ids of several have in common → body, of those that are open or FAILED |
 //! | `P:{qN}:shares` | hash: what ids have in common → how many need their body |
-//! | `P:{qN}:states` | hash: lane → what is kept of it, packed (`lua/lane.lua`): fence, holder (blanks: free), last (place), n and bytes (open), hold (until ms), done (to which place all fresh ones are), age (when its history is looked at), ended (in history), late (1: some are or were scheduled), bulk and bulk_to (places: what is left of a bulk retry), license, memo, the newest of its history |
+//! | `P:{qN}:states` | hash: lane → what is kept of it, packed (`lua/lane.lua`): fence, holder (blanks: free), last (place), n and bytes (open), hold (until ms), lone (its only open one, when that is also its last), done (to which place all fresh ones are), age (when its history is looked at), ended (in history), late (1: some are or were scheduled), bulk and bulk_to (places: what is left of a bulk retry), license, memo, the newest of its history |
 //! | `P:{qN}:bulk` | zset: lane with a bulk retry → when its next slice is due, ms |
-//! | `P:{qN}:open` | zset of all open ones in order of lane and place: lane, place (8 bytes) and delivery id, all with score 0 |
+//! | `P:{qN}:open` | zset of all open ones but lone ones in order of lane and place: lane, place (8 bytes) and delivery id, all with score 0 |
 //! | `P:{qN}:sched:ID` | zset: delivery id → due ms, of the scheduled ones; under 10⁹: asked for, in that order |
 //! | `P:{qN}:ok:ID` | list: history of SUCCEEDED and CANCELLED but the newest, in order of their end; blobs of place (8 bytes) and id |
 //! | `P:{qN}:failed:ID` | zset: delivery id → place, of FAILED ones |
@@ -61,7 +61,7 @@ const CLUSTER_SHARDS: u16 = 64;
 /// Parked lanes that one call wakes at most, as `lua/wake.lua` says.
 const WOKEN: i64 = 500;
 /// How keys and records are laid out. Stores of another layout are refused.
-const LAYOUT: &str = "layout-3";
+const LAYOUT: &str = "layout-4";
 
 /// Deliveries in Redis.
 pub struct RedisQueue {

@@ -215,10 +215,6 @@ impl Answer {
         }
     }
 
-    pub fn empty() -> Self {
-        Self(Vec::new().into_iter())
-    }
-
     pub fn left(&self) -> usize {
         self.0.len()
     }

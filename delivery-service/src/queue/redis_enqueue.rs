@@ -54,21 +54,23 @@ impl RedisQueue {
 
         let (mut granted, mut known, mut emptied) = (Vec::new(), Vec::new(), false);
         for (shard, lanes, answer) in answers {
-            let answer = answer.and_then(Answer::of);
-            if let Err(error) = &answer {
-                // What was asked and not answered may have been done; a refusal has not.
-                if !matches!(error, QueueError::Unavailable(_)) {
-                    known.push(shard);
+            let mut answer = match answer.and_then(Answer::of).and_then(Stores::of) {
+                Ok(answer) => answer,
+                Err(error) => {
+                    // What was asked and not answered may have been done; a refusal has not.
+                    if !matches!(error, QueueError::Unavailable(_)) {
+                        known.push(shard);
+                    }
+                    for i in lanes.into_iter().flat_map(|(_, indexes)| indexes) {
+                        results[i] = Some(Err(error.clone()));
+                    }
+                    continue;
                 }
-                for i in lanes.into_iter().flat_map(|(_, indexes)| indexes) {
-                    results[i] = Some(Err(error.clone()));
-                }
-                continue;
-            }
-            let mut answer = answer.unwrap_or_else(|_| Answer::empty());
+            };
             known.push(shard);
+            emptied |= answer.emptied;
             for (lane, indexes) in lanes {
-                match stored(answer.value(), &indexes, &new) {
+                match answer.next(&indexes, &new) {
                     Ok((stored, fence)) => {
                         granted.extend(fence.map(|fence| Lease { webhook_id: lane, fence }));
                         for (i, stored) in indexes.into_iter().zip(stored) {
@@ -82,7 +84,6 @@ impl RedisQueue {
                     }
                 }
             }
-            emptied |= answer.left() > 0;
         }
         drop(new);
         if emptied {
@@ -201,7 +202,7 @@ impl RedisQueue {
         let mut brings = brings.into_iter();
         for (lane, indexes) in lanes {
             let of_lane = || indexes.iter().map(|&i| &new[i]);
-            call.arg(&lane.bytes()).arg(&new[indexes[0]].head.license_code).arg(how(of_lane(), distinct));
+            call.arg(&lane.bytes()).arg(how(of_lane(), distinct, &new[indexes[0]].head.license_code));
             for New { head, body, failed, .. } in of_lane() {
                 if head.id().shard() != shard {
                     return Err(damaged("a delivery's id carries another shard than its webhook's"));
@@ -225,30 +226,55 @@ impl RedisQueue {
 /// A lane's answers: what was stored, the fence that the caller was given it with.
 type LaneStored = (Vec<Stored>, Option<u64>);
 
+/// What `lua/enqueue.lua` answers, lane by lane.
+struct Stores {
+    /// What most lanes are given with that are given now, and the place of their first.
+    fence: i64,
+    first: i64,
+    /// The store is new, or was emptied under us.
+    emptied: bool,
+    lanes: Answer,
+}
+
+impl Stores {
+    fn of(mut answer: Answer) -> Result<Self, QueueError> {
+        let (fence, first) = (answer.number()?, answer.number()?);
+        Ok(Self { fence, first, emptied: answer.number()? == 1, lanes: answer.array()? })
+    }
+
+    fn next(&mut self, indexes: &[usize], new: &[New]) -> Result<LaneStored, QueueError> {
+        // They follow each other.
+        let all_from =
+            |first: i64| Answer::from((first..).map(Value::Int).take(indexes.len()).collect::<Vec<_>>());
+        let (lane, before, places) = match self.lanes.value()? {
+            Value::Int(before) => (lane_now(self.fence, true), place(before), all_from(self.first)),
+            Value::BulkString(plain) => {
+                let (who, given, before, first) = plain_answer(&plain)?;
+                (lane_now(who, given), before, all_from(first))
+            }
+            listed => {
+                let mut answer = Answer::of(listed)?;
+                let who = match answer.value()? {
+                    Value::BulkString(reason) => {
+                        return Err(QueueError::Damaged(String::from_utf8_lossy(&reason).into_owned()));
+                    }
+                    who => number(&who)?,
+                };
+                (lane_now(who, answer.number()? == 1), place(answer.number()?), answer)
+            }
+        };
+        stored(lane, before, places, indexes, new)
+    }
+}
+
 fn stored(
-    answer: Result<Value, QueueError>,
+    lane: LaneNow,
+    mut before: Place,
+    mut places: Answer,
     indexes: &[usize],
     new: &[New],
 ) -> Result<LaneStored, QueueError> {
     let mut all = Vec::with_capacity(indexes.len());
-    let (lane, mut before, mut places) = match answer? {
-        Value::BulkString(plain) => {
-            let (who, given, before, first) = plain_answer(&plain)?;
-            // They follow each other.
-            let places = Answer::from((first..).map(Value::Int).take(indexes.len()).collect::<Vec<_>>());
-            (lane_now(who, given), before, places)
-        }
-        listed => {
-            let mut answer = Answer::of(listed)?;
-            let who = match answer.value()? {
-                Value::BulkString(reason) => {
-                    return Err(QueueError::Damaged(String::from_utf8_lossy(&reason).into_owned()));
-                }
-                who => number(&who)?,
-            };
-            (lane_now(who, answer.number()? == 1), Place(answer.number()?.max(0) as u64), answer)
-        }
-    };
     for &i in indexes {
         all.push(match places.value()? {
             Value::Int(place) if place > 0 => {
@@ -273,6 +299,10 @@ fn stored(
     Ok((all, fence))
 }
 
+fn place(number: i64) -> Place {
+    Place(number.max(0) as u64)
+}
+
 /// What `lua/enqueue.lua` answers as PLAIN: who, whether given now, last place before, the first place.
 fn plain_answer(plain: &[u8]) -> Result<(i64, bool, Place, i64), QueueError> {
     let (who, rest) = plain.split_first_chunk().ok_or_else(|| damaged("an answer that is cut short"))?;
@@ -291,8 +321,8 @@ fn lane_now(who: i64, given: bool) -> LaneNow {
     }
 }
 
-/// What `lua/enqueue.lua` takes as HOW: whether a lane's deliveries can be stored all alike.
-fn how<'a>(news: impl Iterator<Item = &'a New> + Clone, distinct: bool) -> Vec<u8> {
+/// What `lua/enqueue.lua` takes as HOW, whether a lane's deliveries can be stored all alike, and the license.
+fn how<'a>(news: impl Iterator<Item = &'a New> + Clone, distinct: bool, license: &str) -> Vec<u8> {
     let all = |dedupe| news.clone().all(|new| new.dedupe == dedupe && new.failed.is_none());
     let letter = match (all(true), all(false)) {
         (true, _) if distinct => b'd',
@@ -301,7 +331,7 @@ fn how<'a>(news: impl Iterator<Item = &'a New> + Clone, distinct: bool) -> Vec<u
     };
     let bytes: u64 = news.clone().map(|new| new.body.len() as u64).sum();
     let count = u32::try_from(news.clone().count()).unwrap_or(u32::MAX);
-    let mut how = Vec::with_capacity(16);
+    let mut how = Vec::with_capacity(16 + license.len());
     how.push(letter);
     how.extend(count.to_be_bytes());
     how.extend(bytes.to_be_bytes());
@@ -311,6 +341,7 @@ fn how<'a>(news: impl Iterator<Item = &'a New> + Clone, distinct: bool) -> Vec<u
             if new.dedupe { letter.to_ascii_uppercase() } else { letter }
         }));
     }
+    how.extend(license.as_bytes());
     how
 }
 

@@ -108,9 +108,6 @@ impl RedisQueue {
             call.arg(&settle.lane.webhook_id.bytes()).arg(header(settle, bytes, others.clone().count()));
             call.arg(ended.clone().flat_map(entry).collect::<Vec<u8>>());
             for settled in ended {
-                let member: Vec<u8> =
-                    settle.lane.webhook_id.bytes().into_iter().chain(entry(settled)).collect();
-                call.arg(member);
                 call.arg(record::ended(&settled.head, settled.place));
             }
             for settled in others {
@@ -145,10 +142,8 @@ fn header(settle: &Settle, bytes: u64, others: usize) -> Vec<u8> {
         Some(Release::Park) => (b'p', 0, 0),
     };
     let mut header = Vec::with_capacity(64);
-    header.extend(settle.lane.fence.to_be_bytes());
-    header.extend(settle.done_to.0.to_be_bytes());
-    header.push(release);
-    for number in [known, hold, bytes] {
+    header.push(if others > 0 { release.to_ascii_uppercase() } else { release });
+    for number in [settle.lane.fence, settle.done_to.0, bytes, known, hold] {
         header.extend(number.to_be_bytes());
     }
     header.extend(u32::try_from(others).unwrap_or(u32::MAX).to_be_bytes());

@@ -20,6 +20,7 @@ mod enqueue;
 mod holder;
 mod judge;
 mod list;
+mod lone;
 mod model;
 mod oracle;
 mod retry;
@@ -63,6 +64,13 @@ contract! {
             a_shared_body_stays_until_the_last_has_ended
             some_that_share_may_not_be_stored
             history_gives_its_part_of_a_body_back
+        ]
+        lone: [
+            it_is_listed_counted_and_withdrawn
+            another_one_stands_behind_it
+            one_that_fails_at_once_leaves_it_where_it_is
+            it_ends_beside_lanes_that_are_settled_again
+            it_is_there_after_a_crash
         ]
         claim: [
             nothing_is_due_in_an_empty_store

@@ -70,7 +70,7 @@ async fn an_emptied_server_is_a_new_store() {
     assert_eq!(listed.deliveries.iter().map(|(head, _)| head.id()).collect::<Vec<_>>(), [put.id]);
     bench.settle(put.lease(), vec![put.settled(Fate::Succeeded)], UNREAD).await;
     let shards = format!("{}:shards", bench.backend.prefix());
-    assert_eq!(ask(&bench, &[b"GET", shards.as_bytes()]).await, Value::BulkString(b"layout-3 1".to_vec()));
+    assert_eq!(ask(&bench, &[b"GET", shards.as_bytes()]).await, Value::BulkString(b"layout-4 1".to_vec()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -298,14 +298,14 @@ async fn bodies_of_what_is_not_kept_do_not_stay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_another_size_keeps_its_shards() {
     let server = Server::start();
-    server.ask(cmd("SET").arg("p:shards").arg("layout-3 16")).await;
+    server.ask(cmd("SET").arg("p:shards").arg("layout-4 16")).await;
     let offset = Arc::new(AtomicI64::new(0));
     let queue = open(&server.address(), "p", &Limits::default(), &offset).await;
     assert_eq!(queue.shards(), 16);
     let batch: Vec<_> = (1..=40).map(|n| crate::bench::new_for(&*queue, lane(n), n)).collect();
     assert!(queue.enqueue(Arc::new(batch)).await.iter().all(Result::is_ok));
     // A number that is none, a store of another layout, one of before there was a layout.
-    for fixed in ["layout-3 3", "layout-2 16", "16"] {
+    for fixed in ["layout-4 3", "layout-3 16", "16"] {
         server.ask(cmd("SET").arg("q:shards").arg(fixed)).await;
         let connection = crate::redis::connection(&server.address());
         let refused = RedisQueue::open(connection, "q", Limits::default()).await;

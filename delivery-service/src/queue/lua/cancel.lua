@@ -4,6 +4,7 @@
 local lane, most, to = ARGV[3], tonumber(ARGV[4]), ARGV[8]
 local sched, l = base .. 'sched:' .. lane, lane_at(lane)
 if not l then return { 0 } end
+index_lone(lane, l)
 
 local found, rest = {}, 0
 if #ARGV > 8 then

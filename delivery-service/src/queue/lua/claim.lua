@@ -54,6 +54,7 @@ end
 local function grant(lane)
   local l = lane_at(lane)
   if not l then return nil end
+  index_lone(lane, l)
   local first = page(lane, l.last, l.done, 0, early, max_count, max_bytes)
   if #first == 3 and first[2] == 0 and not has_open(lane) then
     l.n, l.bytes = 0, 0

@@ -1,16 +1,18 @@
 -- Stores deliveries, lane by lane. ARGV[3…]: dedupe window ms, backlog count and bytes, kept failed, ages of
 -- ended and failed (ms), what makes a head one of a full lane, "1" if bodies come with the heads, "1" if some
 -- share theirs; how many event digests follow, and these, in the order of their deliveries; then for each lane: id,
--- license, HOW, and for each delivery: id, its mark but the place, and its head, perhaps body (a shared one with the
--- first, the others have ""). Else the bodies are there already, in the same transaction: Lua hashes every byte of
--- what it is given.
--- Answers for each lane PLAIN when all were stored: who ("fence", -1 due, 0 not now), 1 if it was given now, last
--- place before, place of the first. Else a list: an error's text; or who, 1 if given, last place before, and for
--- each delivery its place, its place negated when it ended at once, or the id of the one there was. Behind them 1
--- when no lane was known before: the store is new, or was emptied.
+-- HOW and license, and for each delivery: id, its mark but the place, and its head, perhaps body (a shared one with
+-- the first, the others have ""). Else the bodies are there already, in the same transaction: Lua hashes every byte
+-- of what it is given.
+-- Answers { a fence, a place, 1 when no lane was known before (the store is new, or was emptied), lanes }. A lane of
+-- which all were stored is its last place before, when it was given now with this fence, and its first got this
+-- place; else PLAIN: who (a fence, -1 due, 0 not now), 1 if it was given now, last place before, place of the first.
+-- Other lanes are lists: an error's text; or who, 1 if given, last place before, and for each delivery its place, its
+-- place negated when it ended at once, or the id of the one there was.
 local PLAIN = '>i8BI8I8'
 -- How a lane's deliveries are stored: all with a digest, no two the same ("d"), all without ("n"), or with a letter
--- each behind ("m"): "n", or "f": fails at once; "N" and "F" have a digest. Then how many, and their bodies' bytes.
+-- each behind ("m"): "n", or "f": fails at once; "N" and "F" have a digest. Then how many, and their bodies' bytes;
+-- behind it the letters, and the license.
 local HOW, HOW_SIZE = '>BI4I8', 13
 local DIGESTS, MIXED = string.byte('dm', 1, 2)
 local window, max_count, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -61,14 +63,18 @@ local function need(id, body)
   end
 end
 
+local function license_in(at, letter, count)
+  return string.sub(ARGV[at + 1], HOW_SIZE + 1 + (letter == MIXED and count or 0))
+end
+
 local all, starts, letters, counts, sizes = {}, {}, {}, {}, {}
 do
   local at, k, last = 13 + digests, 0, #ARGV
   while at <= last do
     k = k + 1
     all[k], starts[k] = ARGV[at], at
-    letters[k], counts[k], sizes[k] = struct.unpack(HOW, ARGV[at + 2])
-    at = at + 3 + counts[k] * each_takes
+    letters[k], counts[k], sizes[k] = struct.unpack(HOW, ARGV[at + 1])
+    at = at + 2 + counts[k] * each_takes
   end
 end
 
@@ -77,9 +83,9 @@ end
 local answers, stored, emptied, rest, firsts = {}, values(states, all), false, {}, {}
 for i, lane in ipairs(all) do
   local value, at, letter, count = stored[i], starts[i], letters[i], counts[i]
-  local fence, holder, before, n, bytes, hold = 0, NOBODY, 0, 0, 0, 0
+  local fence, holder, before, n, bytes, hold, lone = 0, NOBODY, 0, 0, 0, 0, NONE
   local plain = letter ~= MIXED and (not value or #value >= LANE_SIZE)
-  if plain and value then fence, holder, before, n, bytes, hold = struct.unpack(FRONT, value) end
+  if plain and value then fence, holder, before, n, bytes, hold, lone = struct.unpack(FRONT, value) end
   plain = plain and n + count <= max_count and bytes + sizes[i] <= max_bytes
   if plain and repeats and letter == DIGESTS then
     for k = digest + 1, digest + count do plain = plain and not known[ARGV[k]] end
@@ -96,14 +102,15 @@ for i, lane in ipairs(all) do
     if given == 1 then fence, holder = who, me end
   end
   if plain and done then
-    local at, first = at + 3, before < floor and floor or before + 1
+    local at, first, alone = at + 2, before < floor and floor or before + 1, n == 0 and count == 1
+    if lone ~= NONE then opened[o + 1], opened[o + 2], o, lone = '0', lane .. struct.pack('>I8', before) .. lone, o + 2, NONE end
     for place = first, first + count - 1 do
       local id, packed_place = ARGV[at], packed_places[place - floor]
       if not packed_place then
         packed_place = struct.pack('>I8', place)
         packed_places[place - floor] = packed_place
       end
-      opened[o + 1], opened[o + 2], o = '0', lane .. packed_place .. id, o + 2
+      if alone then lone = id else opened[o + 1], opened[o + 2], o = '0', lane .. packed_place .. id, o + 2 end
       new_heads[h + 1], new_heads[h + 2], h = id, packed_place .. ARGV[at + 1], h + 2
       if letter == DIGESTS then
         digest = digest + 1
@@ -116,21 +123,25 @@ for i, lane in ipairs(all) do
     n, bytes, c = n + count, bytes + sizes[i], c + 2
     changed[c - 1] = lane
     if value then
-      changed[c] = struct.pack(FRONT, fence, holder, last, n, bytes, hold) .. string.sub(value, BEHIND)
+      changed[c] = struct.pack(FRONT, fence, holder, last, n, bytes, hold, lone) .. string.sub(value, BEHIND)
     else
-      local license = ARGV[starts[i] + 1]
-      changed[c] = struct.pack(NEW, fence, holder, last, n, bytes, hold, blank_rest(license), license)
+      local license = license_in(starts[i], letter, count)
+      changed[c] = struct.pack(NEW, fence, holder, last, n, bytes, hold, lone, blank_rest(license), license)
       made[m + 1], made[m + 2], m = '0', of_account(license, lane), m + 2
     end
-    answers[i] = struct.pack(PLAIN, who, given, before, first)
+    if given == 1 and who == micros and first == floor then
+      answers[i] = before
+    else
+      answers[i] = struct.pack(PLAIN, who, given, before, first)
+    end
   elseif plain then
     answers[i] = { reason(who) }
-    for k = 0, count - 1 do unwanted[#unwanted + 1] = ARGV[at + 3 + k * each_takes] end
+    for k = 0, count - 1 do unwanted[#unwanted + 1] = ARGV[at + 2 + k * each_takes] end
     if letter == DIGESTS then digest = digest + count end
   else
     rest[#rest + 1], firsts[i] = i, digest
     for k = 1, count do
-      if letter == DIGESTS or letter == MIXED and string.byte(ARGV[at + 2], HOW_SIZE + k) < 97 then
+      if letter == DIGESTS or letter == MIXED and string.byte(ARGV[at + 1], HOW_SIZE + k) < 97 then
         digest = digest + 1
       end
     end
@@ -138,13 +149,16 @@ for i, lane in ipairs(all) do
 end
 
 -- The others, one by one.
+local trim
 if #rest > 0 then
+  --@here
   local function enqueue_each(lane, value, at, letter, count)
-    local l = value and lane_of(value) or new_lane(ARGV[at + 1])
+    local license = license_in(at, letter, count)
+    local l = value and lane_of(value) or new_lane(license)
     local last, n, bytes, had, failed = l.last, l.n, l.bytes, l.n, {}
-    local answer, hows = { 0, 0, last }, ARGV[at + 2]
+    local answer, hows = { 0, 0, last }, ARGV[at + 1]
     for k = 1, count do
-      local i, how, event = at + 3 + (k - 1) * each_takes, letter == DIGESTS and 78 or 110, nil
+      local i, how, event = at + 2 + (k - 1) * each_takes, letter == DIGESTS and 78 or 110, nil
       local id, head = ARGV[i], ARGV[i + 1]
       local size = struct.unpack('>I4', head)
       if letter == MIXED then how = string.byte(hows, HOW_SIZE + k) end
@@ -180,7 +194,8 @@ if #rest > 0 then
       end
     end
     if last == l.last then return answer end
-    if not value then made[m + 1], made[m + 2], m = '0', of_account(ARGV[at + 1], lane), m + 2 end
+    if l.lone ~= NONE then opened[o + 1], opened[o + 2], o, l.lone = '0', member(lane, l.last, l.lone), o + 2, NONE end
+    if not value then made[m + 1], made[m + 2], m = '0', of_account(license, lane), m + 2 end
     l.last, l.bytes = last, bytes
     if #failed > 0 then each('ZADD', base .. 'failed:' .. lane, failed) end
     if n > had then
@@ -216,49 +231,52 @@ if #rest > 0 then
       cut(made, m_was, m)
       cut(sharers, s_was, s)
       o, h, b, e, c, m, s = o_was, h_was, b_was, e_was, c_was, m_was, s_was
-      for k = 0, counts[i] - 1 do unwanted[#unwanted + 1] = ARGV[starts[i] + 3 + k * each_takes] end
+      for k = 0, counts[i] - 1 do unwanted[#unwanted + 1] = ARGV[starts[i] + 2 + k * each_takes] end
     end
   end
-end
 
--- Says who needs the shared bodies. One that nobody needs goes, if it is there already.
-local function share_bodies()
-  share(sharers)
-  if each_takes == 3 then
-    local texts = {}
-    for k = 1, #all do
-      for at = starts[k] + 3, starts[k] + counts[k] * 3, 3 do
-        local field = ARGV[at + 2] ~= '' and shared(ARGV[at])
-        if field then texts[field] = ARGV[at + 2] end
-      end
+  trim = function()
+    for i = 1, #failing, 2 do
+      local lane, l = failing[i], failing[i + 1]
+      trim_failed(lane, failed_kept)
+      -- Who settles or claims looks at it in time.
+      if l.age == 0 then l.age = now + math.min(ended_age, failed_age) end
+      changed[c + 1], changed[c + 2], c = lane, packed(l), c + 2
     end
-    local _, needed = tally(sharers)
-    for _, field in ipairs(needed) do new_bodies[b + 1], new_bodies[b + 2], b = field, texts[field], b + 2 end
   end
-  local asked, gone = {}, {}
-  for _, id in ipairs(unwanted) do
-    local field = shared(id)
-    if field then asked[#asked + 1] = field else gone[#gone + 1] = id end
-  end
-  for i, had in ipairs(values(shares, asked)) do
-    if not had then gone[#gone + 1] = asked[i] end
-  end
-  unwanted = gone
 end
 
 local done, failure = pcall(function()
   each('HSET', heads, new_heads)
-  if sharing then share_bodies() end
+  if sharing then
+    --@here
+    -- Says who needs the shared bodies. One that nobody needs goes, if it is there already.
+    share(sharers)
+    if each_takes == 3 then
+      local texts = {}
+      for k = 1, #all do
+        for at = starts[k] + 2, starts[k] + counts[k] * 3 - 1, 3 do
+          local field = ARGV[at + 2] ~= '' and shared(ARGV[at])
+          if field then texts[field] = ARGV[at + 2] end
+        end
+      end
+      local _, needed = tally(sharers)
+      for _, field in ipairs(needed) do new_bodies[b + 1], new_bodies[b + 2], b = field, texts[field], b + 2 end
+    end
+    local asked, gone = {}, {}
+    for _, id in ipairs(unwanted) do
+      local field = shared(id)
+      if field then asked[#asked + 1] = field else gone[#gone + 1] = id end
+    end
+    for i, had in ipairs(values(shares, asked)) do
+      if not had then gone[#gone + 1] = asked[i] end
+    end
+    unwanted = gone
+  end
   each('HSET', bodies, new_bodies)
   each('HDEL', bodies, unwanted)
   each('ZADD', open, opened)
-  for i = 1, #failing, 2 do
-    local lane, l = failing[i], failing[i + 1]
-    trim_failed(lane, failed_kept)
-    -- Who settles or claims looks at it in time.
-    if l.age == 0 then l.age = now + math.min(ended_age, failed_age) end
-    changed[c + 1], changed[c + 2], c = lane, packed(l), c + 2
-  end
+  if trim then trim() end
   if m > 0 then
     emptied = redis.call('EXISTS', states) == 0
     each('ZADD', accounts, made)
@@ -273,5 +291,4 @@ local done, failure = pcall(function()
 end)
 if not done then return redis.error_reply(reason(failure)) end
 each('HSET', bucket, noted)
-if emptied then answers[#answers + 1] = 1 end
-return answers
+return { micros, floor, emptied and 1 or 0, answers }

@@ -120,7 +120,7 @@ local function sweep(lane, l, ended_age, failed_age)
     return
   end
   l.age = 0
-  if l.holder == NOBODY and l.hold <= now and l.memo_size == 0 and not has_open(lane) then
+  if l.holder == NOBODY and l.hold <= now and l.memo_size == 0 and l.lone == NONE and not has_open(lane) then
     l.gone = true
     redis.call('ZREM', lanes, lane)
     redis.call('ZREM', accounts, of_account(license_of(l), lane))

@@ -4,8 +4,8 @@
 local answers = {}
 for i = 6, #ARGV, 2 do
   for set in string.gmatch(ARGV[4], '%S+') do
+    local l = set ~= 'failed:' and lane_at(ARGV[i])
     if set == 'ok:' then
-      local l = lane_at(ARGV[i])
       local blobs = redis.call('LRANGE', base .. 'ok:' .. ARGV[i], 0, -1)
       blobs[#blobs + 1] = l and recent_of(l)
       answers[#answers + 1] = table.concat(blobs)
@@ -14,8 +14,11 @@ for i = 6, #ARGV, 2 do
       local below = tonumber(string.sub(ARGV[i + 1], 2))
       if ARGV[i + 1] ~= '+inf' then upper = '(' .. lane .. struct.pack('>I8', math.min(below, PARKED)) end
       local lower = from_place(lane, math.min(tonumber(ARGV[5]), PARKED))
-      local answer = {}
-      for _, entry in ipairs(redis.call('ZRANGE', open, upper, lower, 'BYLEX', 'REV', 'LIMIT', 0, ARGV[3])) do
+      local answer, most = {}, tonumber(ARGV[3])
+      if l and l.lone ~= NONE and l.last >= tonumber(ARGV[5]) and (not below or l.last < below) then
+        answer, most = { l.lone, l.last }, most - 1
+      end
+      for _, entry in ipairs(redis.call('ZRANGE', open, upper, lower, 'BYLEX', 'REV', 'LIMIT', 0, most)) do
         answer[#answer + 1], answer[#answer + 2] = id_of(entry), place_of(entry)
       end
       answers[#answers + 1] = answer

@@ -6,6 +6,7 @@ if record ~= ARGV[5] then return 0 end
 local place, size, kind = struct.unpack(MARK, record)
 local l = lane_at(lane)
 if not l then return 0 end
+index_lone(lane, l)
 
 if kind == FAILED then
   redis.call('ZREM', base .. 'failed:' .. lane, id)

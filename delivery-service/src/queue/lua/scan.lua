@@ -3,6 +3,7 @@
 local lane, count = ARGV[3], tonumber(ARGV[6])
 local l = lane_at(lane)
 if not is_mine(l, ARGV[4]) then return 0 end
+index_lone(lane, l)
 local sched = base .. 'sched:' .. lane
 local read_to, list = tonumber(ARGV[5]), {}
 local found = open_from(lane, read_to + 1, count)

@@ -1,11 +1,11 @@
 -- Stores what became of deliveries, and gives leases back. ARGV[3…]: kept ended and failed, their ages (ms);
--- then for each lane, each once: id, HEADER (fence, done to, how it is given back: a letter, the last place known,
--- hold ms, bytes of the bodies that end, how many failed or are retried) and, when there is one, "m" and its memo;
--- those that ended as history has them (place and id), and for each: how it stands among the open ones (lane, place,
--- id), and its record; those that failed or are retried, for each: id, ms until then or "" for failed, renewals,
--- head; with "b": joins a batch, and what makes its head say so. Answers for each lane 1, 0 when its lease is lost,
--- or an error's text.
-local HEADER, HEADER_SIZE = '>I8I8BI8I8I8I4', 45
+-- then for each lane, each once: id; HEADER (how it is given back: a letter, a capital one when some failed or are
+-- retried, fence, done to, bytes of the bodies that end) and what few lanes need (the last place known, hold ms, how
+-- many failed or are retried), and, when there is one, "m" and its memo; those that ended as history has them (place
+-- and id); the record of each; those that failed or are retried, for each: id, ms until then or "" for failed,
+-- renewals, head; with "b": joins a batch, and what makes its head say so. Answers for each lane 1, 0 when its lease
+-- is lost, or an error's text.
+local HEADER, MORE, MORE_AT, HEADER_SIZE = '>BI8I8I8', '>I8I8I4', 26, 45
 -- How a lane is given back: not, when it has something to do, at once, after a hold, when it is woken.
 local KEPT, FREE, UNREAD, HOLD, PARK = string.byte('kfuhp', 1, 5)
 local ended_kept, failed_kept = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -17,17 +17,15 @@ local SETTLING = MIDDLE .. 'BI4I2'
 -- What is written for all lanes together.
 local records, dropped, changed, history = {}, {}, {}, {}
 
--- `id_of`, without a function in between: it is done for every delivery that ends.
 local sub = string.sub
 
 -- The ids and members of a lane's ended ones behind those in the lists, and their records.
-local function gather(at, ended, ids, members, its_records)
-  local i, d, r = at + 3, #ids, #its_records
-  for k = d + 1, d + ended do
-    local entry = ARGV[i]
-    local id = sub(entry, 25)
-    ids[k], members[k] = id, entry
-    its_records[r + 1], its_records[r + 2], r, i = id, ARGV[i + 1], r + 2, i + 2
+local function gather(lane, at, ended, ids, members, its_records)
+  local entries, d, m, r, from = ARGV[at + 2], #ids, #members, #its_records, 1
+  for k = 1, ended do
+    local id = sub(entries, from + 8, from + 23)
+    ids[d + k], members[m + k] = id, lane .. sub(entries, from, from + 23)
+    its_records[r + 1], its_records[r + 2], r, from = id, ARGV[at + 2 + k], r + 2, from + ENTRY
   end
 end
 
@@ -36,10 +34,12 @@ local all, starts, counts, marks, at, k, size = {}, {}, {}, {}, 7, 0, #ARGV
 local has_news = redis.call('EXISTS', base .. 'news:' .. me) == 1
 while at <= size do
   local ended, header = #ARGV[at + 2] / ENTRY, ARGV[at + 1]
+  local letter = string.byte(header)
   k = k + 1
   all[k], starts[k], counts[k] = ARGV[at], at, ended
-  if has_news and string.byte(header, 17) ~= KEPT then marks[#marks + 1] = ARGV[at] .. 'w' end
-  at = at + 3 + ended * 2 + struct.unpack('>I4', header, HEADER_SIZE - 3) * 4
+  if has_news and letter ~= KEPT then marks[#marks + 1] = ARGV[at] .. 'w' end
+  at = at + 3 + ended
+  if letter < 97 then at = at + 4 * select(3, struct.unpack(MORE, header, MORE_AT)) end
 end
 for i = 1, #marks, 4000 do
   local last = math.min(i + 3999, #marks)
@@ -49,14 +49,19 @@ for i = 1, #marks, 4000 do
 end
 
 -- What becomes of a lane of which some have ended as they were expected to, and which goes on or is given back
--- with nothing open, and what of its history goes into its list; nil of others.
+-- with nothing open, what of its history goes into its list, and the one that ended if it was alone; nil of others.
 local function settled(lane, value, at, ended)
   local header = ARGV[at + 1]
-  local fence, done_to, release, _, _, ended_bytes, others = struct.unpack(HEADER, header)
-  if not value or #value < LANE_SIZE or #header > HEADER_SIZE or others > 0 then return nil end
-  local held, holder, last, n, bytes, hold, done, age, kept, late, memo_size, license_size =
+  local release, fence, done_to, ended_bytes = struct.unpack(HEADER, header)
+  if not value or #value < LANE_SIZE or #header > HEADER_SIZE or release < 97 then return nil end
+  local held, holder, last, n, bytes, hold, lone, done, age, kept, late, memo_size, license_size =
     struct.unpack(SETTLING, value)
   if held ~= fence or holder ~= me or late == 1 then return nil end
+  local alone
+  if lone ~= NONE and ended > 0 then
+    if ended > 1 or sub(ARGV[at + 2], 9) ~= lone then return nil end
+    alone, lone = lone, NONE
+  end
   if release ~= KEPT then
     if release ~= FREE or woken[lane] or n ~= ended then return nil end
     holder, hold, bytes = NOBODY, 0, ended_bytes
@@ -75,16 +80,22 @@ local function settled(lane, value, at, ended)
   if release ~= KEPT then freed[#freed + 1] = lane end
   n, bytes = n - ended, bytes - ended_bytes
   return struct.pack(SETTLED, fence, holder, last, n > 0 and n or 0, bytes > 0 and bytes or 0, hold,
-    done > done_to and done or done_to, age, kept + ended, rest, recent), blob
+    lone, done > done_to and done or done_to, age, kept + ended, rest, recent), blob, alone
 end
 
 -- Most lanes take a command for all of them: they go on, or nothing is left in them, and what ended was open.
-local stored, answers, others, members, full, c = values(states, all), {}, {}, {}, {}, 0
+local stored, answers, others, members, full, loners, c = values(states, all), {}, {}, {}, {}, {}, 0
 for i, lane in ipairs(all) do
-  local value, blob = settled(lane, stored[i], starts[i], counts[i])
+  local value, blob, alone = settled(lane, stored[i], starts[i], counts[i])
   if value then
     full[i] = blob
-    gather(starts[i], counts[i], dropped, members, records)
+    if alone then
+      -- It is in no index.
+      loners[i], dropped[#dropped + 1] = true, alone
+      records[#records + 1], records[#records + 2] = alone, ARGV[starts[i] + 3]
+    else
+      gather(lane, starts[i], counts[i], dropped, members, records)
+    end
     changed[c + 1], changed[c + 2], c, answers[i] = lane, value, c + 2, 1
   else
     others[#others + 1] = i
@@ -94,29 +105,34 @@ end
 local looks = {}
 if each('ZREM', open, members) < #members then
   for i in pairs(answers) do
-    others[#others + 1], looks[i] = i, true
+    others[#others + 1], looks[i] = i, not loners[i]
   end
   records, dropped, changed, freed, full = {}, {}, {}, {}, {}
 end
 -- A list that is damaged is its lane's harm alone, and what ended there has ended all the same.
 for i, blob in pairs(full) do
   local pushed = redis.pcall('RPUSH', base .. 'ok:' .. all[i], blob)
-  if type(pushed) == 'table' then answers[i] = reason(pushed) end
+  if type(pushed) == 'table' then answers[i] = pushed.err end
 end
 
-local touched = {}
+local trim
 if #others > 0 then
+  --@here
+  local touched = {}
   -- The same of any lane; with `looks` what ended is no longer among the open ones.
   local function settle(lane, value, at, ended, looks)
-    local fence, done_to, release, known, hold, bytes, others = struct.unpack(HEADER, ARGV[at + 1])
+    local release, fence, done_to, bytes = struct.unpack(HEADER, ARGV[at + 1])
+    local known, hold, others = struct.unpack(MORE, ARGV[at + 1], MORE_AT)
+    if release < 97 then release = release + 32 end
     local l = value and lane_of(value)
     if not is_mine(l, fence) then return 0 end
+    index_lone(lane, l)
     local i, late, sched = at + 3, l.late == 1, nil
     if late or others > 0 or release ~= KEPT then sched = base .. 'sched:' .. lane end
 
     if ended > 0 then
       local ids, members, entries, new_records = {}, {}, ARGV[at + 2], {}
-      gather(at, ended, ids, members, new_records)
+      gather(lane, at, ended, ids, members, new_records)
       if not looks and each('ZREM', open, members) == ended then
         l.n, l.bytes = l.n - ended, l.bytes - bytes
         local r, d = #records, #dropped
@@ -146,7 +162,7 @@ if #others > 0 then
         remember(lane, l, entries)
         history[lane] = history[lane] or 1
       end
-      i = i + ended * 2
+      i = i + ended
     end
 
     if others > 0 then
@@ -237,6 +253,23 @@ if #others > 0 then
     end
     answers[i] = done and answer or reason(answer)
   end
+
+  trim = function()
+    local gone = {}
+    for lane, l in pairs(touched) do
+      if history[lane] then
+        trim_ended(lane, l, ended_kept)
+        if history[lane] == 2 then trim_failed(lane, failed_kept) end
+        aging(lane, l, ended_age, failed_age)
+      end
+      if l.gone then
+        gone[#gone + 1] = lane
+      else
+        changed[#changed + 1], changed[#changed + 2] = lane, packed(l)
+      end
+    end
+    each('HDEL', states, gone)
+  end
 end
 
 each('HSET', heads, records)
@@ -244,19 +277,6 @@ drop(dropped)
 each('SREM', base .. 'held:' .. me, freed)
 each('ZADD', lanes, waiting)
 each('SADD', base .. 'news:' .. me, news)
-local gone = {}
-for lane, l in pairs(touched) do
-  if history[lane] then
-    trim_ended(lane, l, ended_kept)
-    if history[lane] == 2 then trim_failed(lane, failed_kept) end
-    aging(lane, l, ended_age, failed_age)
-  end
-  if l.gone then
-    gone[#gone + 1] = lane
-  else
-    changed[#changed + 1], changed[#changed + 2] = lane, packed(l)
-  end
-end
+if trim then trim() end
 each('HSET', states, changed)
-each('HDEL', states, gone)
 return answers

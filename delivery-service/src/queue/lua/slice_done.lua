@@ -4,6 +4,7 @@
 local lane, from, to = ARGV[3], ARGV[4], ARGV[5]
 local l = lane_at(lane)
 if not l or l.bulk_to == 0 or l.bulk ~= tonumber(from) then return {} end
+index_lone(lane, l)
 if to == '' then
   l.bulk, l.bulk_to = 0, 0
   redis.call('ZREM', base .. 'bulk', lane)
