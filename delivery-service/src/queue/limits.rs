@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Limits that every backend keeps, per lane; all of them settings. Of history a sixteenth more than its
+/// Limits that every backend keeps, per lane; all of them settings. Of history a fifteenth more than its
 /// count may be there: it is cut in runs.
 #[derive(Debug, Clone)]
 pub struct Limits {

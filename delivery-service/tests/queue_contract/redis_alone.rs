@@ -8,23 +8,22 @@ use std::{
 
 use common::ids::WebhookId;
 use delivery_service::{
-    delivery::{Place, State},
+    delivery::Place,
     queue::{
-        Fate, LaneNow, Lanes, LeaseLost, Limits, Query, Queue, QueueError, Release, Settle, Stored,
-        redis::RedisQueue,
+        Fate, LaneNow, Lanes, LeaseLost, Limits, Query, Queue, QueueError, Release, Stored, redis::RedisQueue,
     },
 };
 use redis::{Value, cmd};
 
 use crate::{
-    bench::{ACCOUNT, Backend, Bench, MINUTE, Put, lane, page, put_ids, sharing},
+    bench::{ACCOUNT, Backend, Bench, MINUTE, Put, lane, page, sharing},
     redis::{Single, open},
     redis_server::Server,
 };
 
 const UNREAD: Option<Release> = Some(Release::Free { known: Place(0), unread: true });
 
-async fn ask(bench: &Bench<Single>, words: &[&[u8]]) -> Value {
+pub async fn ask(bench: &Bench<Single>, words: &[&[u8]]) -> Value {
     let mut command = cmd(std::str::from_utf8(words[0]).unwrap());
     for word in &words[1..] {
         command.arg(*word);
@@ -224,60 +223,6 @@ async fn event_ids_go_with_their_window_also_where_nothing_is_stored() {
 }
 
 /// History stands in blobs, which are cut and go by age; the newest of it stands with the lane.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_history_is_cut_to_what_is_kept_and_ages_out() {
-    let (kept, age) = (100, 60 * MINUTE);
-    let bench = Bench::<Single>::with(Limits { ended_kept: kept, ended_age: age, ..Limits::default() }).await;
-    let mut newest = Vec::new();
-    for round in [1, 3, 70, 150, 5, 200, 9, 1, 1, 30] {
-        let puts = bench.put_many(lane(1), round).await;
-        // The last one ends first.
-        let settled = puts.iter().rev().map(|put| put.settled(Fate::Succeeded)).collect();
-        bench.settle(puts[0].lease(), settled, None).await;
-        newest.extend(put_ids(&puts));
-        let query = Query { license_code: ACCOUNT.into(), limit: 1_000, ..Query::default() };
-        let listed = bench.queue.list(query.clone()).await.unwrap().deliveries;
-        let at_least = newest.len().min(kept as usize);
-        assert!((at_least..=kept as usize + kept as usize / 16).contains(&listed.len()), "{}", listed.len());
-        assert!(listed.is_sorted_by(|(_, newer), (_, older)| newer > older));
-        let first = bench.queue.list(Query { limit: 7, ..query }).await.unwrap();
-        assert_eq!(first.deliveries[..], listed[..first.deliveries.len()], "and page by page");
-        assert_eq!(first.deliveries.len(), listed.len().min(7));
-        bench.advance(MINUTE).await;
-    }
-    // Ten minutes have gone by: the rounds of the first six are too old.
-    bench.advance(age - 5 * MINUTE).await;
-    bench.claim(0).await;
-    let heads = format!("{}:{{q0}}:heads", bench.backend.prefix());
-    assert_eq!(ask(&bench, &[b"HLEN", heads.as_bytes()]).await, Value::Int(9 + 1 + 1 + 30));
-    bench.advance(age).await;
-    bench.claim(0).await;
-    assert_eq!(ask(&bench, &[b"HLEN", heads.as_bytes()]).await, Value::Int(0));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_history_harms_no_other_lane() {
-    let bench = Bench::<Single>::start().await;
-    let list = [format!("{}:{{q0}}:ok:", bench.backend.prefix()).as_bytes(), &lane(1).bytes()].concat();
-    ask(&bench, &[b"SET", &list, b"no list"]).await;
-    let puts = [bench.put_many(lane(1), 10).await, bench.put_many(lane(2), 10).await];
-    let all = puts.iter().map(|puts| Settle {
-        lane: puts[0].lease(),
-        deliveries: puts.iter().map(|put| put.settled(Fate::Succeeded)).collect(),
-        done_to: puts[9].place,
-        memo: None,
-        release: None,
-    });
-    let answers = bench.queue.settle(Arc::new(all.collect())).await.unwrap();
-    assert_eq!(answers, [Err(LeaseLost), Ok(())]);
-    for put in puts.iter().flatten() {
-        assert_eq!(bench.state(put.id).await, State::Succeeded);
-    }
-    let query =
-        Query { webhook_id: Some(lane(2)), license_code: ACCOUNT.into(), limit: 20, ..Query::default() };
-    assert_eq!(bench.queue.list(query).await.unwrap().deliveries.len(), 10);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_of_what_is_not_kept_do_not_stay() {
     let bench = Bench::<Single>::with(Limits { backlog_deliveries: 1, ..Limits::default() }).await;

@@ -103,7 +103,9 @@ for i, lane in ipairs(all) do
   end
   if plain and done then
     local at, first, alone = at + 2, before < floor and floor or before + 1, n == 0 and count == 1
-    if lone ~= NONE then opened[o + 1], opened[o + 2], o, lone = '0', lane .. struct.pack('>I8', before) .. lone, o + 2, NONE end
+    if lone ~= NONE then
+      opened[o + 1], opened[o + 2], o, lone = '0', lane .. struct.pack('>I8', before) .. lone, o + 2, NONE
+    end
     for place = first, first + count - 1 do
       local id, packed_place = ARGV[at], packed_places[place - floor]
       if not packed_place then

@@ -36,8 +36,8 @@ local function ids_of(blob, count, list)
   for i = 9, count * ENTRY, ENTRY do list[#list + 1] = string.sub(blob, i, i + 15) end
 end
 
--- How much history may stand before it is cut back to what is kept: a sixteenth more.
-local function most_of(kept) return kept + math.floor(kept / 16) end
+-- How much history may stand before it is cut back to what is kept: a fifteenth more.
+local function most_of(kept) return kept + math.floor(kept / 15) end
 
 local function trim_ended(lane, l, kept)
   if l.ended <= most_of(kept) then return end

@@ -48,6 +48,17 @@ for i = 1, #marks, 4000 do
   end
 end
 
+-- Where enough history is kept, what is beyond that goes in whole blobs, once one holds no more than that.
+local by_blobs, popped, forgotten = most_ended >= ended_kept + BLOB, {}, {}
+
+-- Puts blobs back that were taken after the first n.
+local function put_back(n)
+  for i = #popped - 1, n + 1, -2 do
+    redis.call('LPUSH', base .. 'ok:' .. popped[i], popped[i + 1])
+    popped[i], popped[i + 1] = nil, nil
+  end
+end
+
 -- What becomes of a lane of which some have ended as they were expected to, and which goes on or is given back
 -- with nothing open, what of its history goes into its list, and the one that ended if it was alone; nil of others.
 local function settled(lane, value, at, ended)
@@ -70,7 +81,19 @@ local function settled(lane, value, at, ended)
   if ended > 0 then
     local before = LANE_SIZE + license_size + memo_size
     local size = #value - before + #recent
-    if size > BLOB * ENTRY or (age > 0 and age <= now) or kept + ended > most_ended then return nil end
+    if size > BLOB * ENTRY or (age > 0 and age <= now) then return nil end
+    kept = kept + ended
+    local taken = #popped
+    while by_blobs and kept >= ended_kept + BLOB do
+      local oldest = redis.pcall('LPOP', base .. 'ok:' .. lane)
+      if type(oldest) ~= 'string' then
+        put_back(taken)
+        return nil
+      end
+      popped[#popped + 1], popped[#popped + 2] = lane, oldest
+      kept = kept - #oldest / ENTRY
+    end
+    if kept > most_ended then return nil end
     if size >= RECENT * ENTRY then
       blob = string.sub(value, before + 1) .. recent
       rest, recent = string.sub(value, REST, before), ''
@@ -80,7 +103,7 @@ local function settled(lane, value, at, ended)
   if release ~= KEPT then freed[#freed + 1] = lane end
   n, bytes = n - ended, bytes - ended_bytes
   return struct.pack(SETTLED, fence, holder, last, n > 0 and n or 0, bytes > 0 and bytes or 0, hold,
-    lone, done > done_to and done or done_to, age, kept + ended, rest, recent), blob, alone
+    lone, done > done_to and done or done_to, age, kept, rest, recent), blob, alone
 end
 
 -- Most lanes take a command for all of them: they go on, or nothing is left in them, and what ended was open.
@@ -108,7 +131,9 @@ if each('ZREM', open, members) < #members then
     others[#others + 1], looks[i] = i, not loners[i]
   end
   records, dropped, changed, freed, full = {}, {}, {}, {}, {}
+  put_back(0)
 end
+for i = 2, #popped, 2 do ids_of(popped[i], #popped[i] / ENTRY, forgotten) end
 -- A list that is damaged is its lane's harm alone, and what ended there has ended all the same.
 for i, blob in pairs(full) do
   local pushed = redis.pcall('RPUSH', base .. 'ok:' .. all[i], blob)
@@ -277,6 +302,7 @@ drop(dropped)
 each('SREM', base .. 'held:' .. me, freed)
 each('ZADD', lanes, waiting)
 each('SADD', base .. 'news:' .. me, news)
+each('HDEL', heads, forgotten)
 if trim then trim() end
 each('HSET', states, changed)
 return answers
