@@ -149,13 +149,16 @@ impl Report {
             rows.push(row("body", format!("{} B", self.body_bytes)));
         }
         rows.extend(self.pace.map(|pace| row("the same arithmetic", pace.text())));
-        rows.push(row("services and store", format!("{:.1} us of CPU each", self.cpu_us)));
+        let times = |us: f64, bare: Option<f64>, what: &str| {
+            bare.map_or_else(String::new, |bare| format!(", as much as {:.1} {what}", us / bare))
+        };
+        let posts = times(self.cpu_us, self.raw_post_us, "bare POSTs");
+        rows.push(row("services and store", format!("{:.1} us of CPU each{posts}", self.cpu_us)));
         for cost in &self.processes {
-            let cpu = cost.cpu_seconds_per_10_000;
-            rows.push(row(
-                cost.name,
-                format!("{cpu:.3} s of CPU for 10,000, {} of memory", mib(cost.rss_bytes)),
-            ));
+            let (cpu, memory) = (cost.cpu_seconds_per_10_000, mib(cost.rss_bytes));
+            let bare = self.raw_stream_us.filter(|_| cost.name == "redis");
+            let entries = times(cpu * 100.0, bare, "entries of a bare stream");
+            rows.push(row(cost.name, format!("{cpu:.3} s of CPU for 10,000, {memory} of memory{entries}")));
         }
         rows.extend(self.store_bytes.map(|bytes| row("store", mib(bytes))));
         let commands = self.redis_commands_per_delivery;
