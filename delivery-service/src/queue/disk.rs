@@ -1,8 +1,8 @@
 //! The embedded queue: a redb file with one writer, and a journal before it. Writes go to the writer
 //! thread, which appends what they change to the journal in groups, each with one flush to the disk, and
 //! takes them into the file seldom. It reads for the lanes' holder too; callers read snapshots of the file, off
-//! the async threads. There is one holder, this process: leases, and when lanes are due, are in memory only. After a restart every lane is
-//! due as its deliveries and its hold say.
+//! the async threads. There is one holder, this process: leases, and when lanes are due, are in memory only. After a
+//! restart every lane is due as its deliveries and its hold say.
 //!
 //! | table | key (big-endian, sorts as read) | value |
 //! | --- | --- | --- |

@@ -54,7 +54,7 @@ impl RedisQueue {
 
         let (mut granted, mut known, mut emptied) = (Vec::new(), Vec::new(), false);
         for (shard, lanes, answer) in answers {
-            let mut answer = match answer.and_then(Answer::of).and_then(Stores::of) {
+            let mut answer = match answer.and_then(Answer::of).and_then(StoredLanes::of) {
                 Ok(answer) => answer,
                 Err(error) => {
                     // What was asked and not answered may have been done; a refusal has not.
@@ -227,7 +227,7 @@ impl RedisQueue {
 type LaneStored = (Vec<Stored>, Option<u64>);
 
 /// What `lua/enqueue.lua` answers, lane by lane.
-struct Stores {
+struct StoredLanes {
     /// What most lanes are given with that are given now, and the place of their first.
     fence: i64,
     first: i64,
@@ -236,7 +236,7 @@ struct Stores {
     lanes: Answer,
 }
 
-impl Stores {
+impl StoredLanes {
     fn of(mut answer: Answer) -> Result<Self, QueueError> {
         let (fence, first) = (answer.number()?, answer.number()?);
         Ok(Self { fence, first, emptied: answer.number()? == 1, lanes: answer.array()? })

@@ -96,8 +96,8 @@ impl RedisQueue {
     ) -> Result<Cmd, QueueError> {
         let limits = &self.limits;
         let mut call = self.call(&self.verbs.settle, shard)?;
-        let count = lanes.clone().map(|settle| settle.deliveries.len() * 3 + 3).sum();
-        call.reserve_space_for_args(iter::repeat_n(96, count));
+        let count = lanes.clone().map(|settle| settle.deliveries.len() + 3).sum();
+        call.reserve_space_for_args(iter::repeat_n(224, count));
         call.arg(limits.ended_kept).arg(limits.failed_kept);
         call.arg(millis(limits.ended_age)).arg(millis(limits.failed_age));
         for settle in lanes {

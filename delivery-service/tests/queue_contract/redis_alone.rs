@@ -164,6 +164,10 @@ async fn a_damaged_lane_harms_no_other_and_keeps_no_event_id() {
             damage(&bench, lane(3)).await;
         }
     }
+    let query = Query { license_code: ACCOUNT.into(), limit: 10, ..Query::default() };
+    let listed = bench.queue.list(query).await.unwrap().deliveries;
+    assert!(listed.iter().any(|(head, _)| head.webhook_id() == lane(4)), "{listed:?}");
+    assert!(bench.queue.lane_status(lane(3)).await.unwrap().known);
     assert_eq!(bench.claim_one().await.lane.webhook_id, lane(4));
     bench.nothing_is_due().await;
 

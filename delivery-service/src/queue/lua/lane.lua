@@ -61,6 +61,12 @@ local function lane_at(lane)
   return value and lane_of(value) or nil
 end
 
+-- The same for those who only look: nil also when it is damaged, which is no reason not to tell of others.
+local function whole_lane_at(lane)
+  local value = redis.call('HGET', states, lane)
+  return value and #value >= LANE_SIZE and lane_of(value) or nil
+end
+
 local function keep(lane, l)
   if l.gone then redis.call('HDEL', states, lane) else redis.call('HSET', states, lane, packed(l)) end
 end

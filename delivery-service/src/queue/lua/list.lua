@@ -3,8 +3,8 @@
 -- index { id, place, id, place … }, newest first; of "ok:" all its entries, in one string.
 local answers = {}
 for i = 6, #ARGV, 2 do
+  local l = whole_lane_at(ARGV[i])
   for set in string.gmatch(ARGV[4], '%S+') do
-    local l = set ~= 'failed:' and lane_at(ARGV[i])
     if set == 'ok:' then
       local blobs = redis.call('LRANGE', base .. 'ok:' .. ARGV[i], 0, -1)
       blobs[#blobs + 1] = l and recent_of(l)

@@ -44,7 +44,7 @@ end
 for i = 1, #marks, 4000 do
   local last = math.min(i + 3999, #marks)
   for k, is in ipairs(redis.call('SMISMEMBER', base .. 'news:' .. me, unpack(marks, i, last))) do
-    if is == 1 then woken[string.sub(marks[i + k - 1], 1, 16)] = true end
+    if is == 1 then woken[sub(marks[i + k - 1], 1, 16)] = true end
   end
 end
 
@@ -77,7 +77,7 @@ local function settled(lane, value, at, ended)
     if release ~= FREE or woken[lane] or n ~= ended then return nil end
     holder, hold, bytes = NOBODY, 0, ended_bytes
   end
-  local rest, recent, blob = string.sub(value, REST), ARGV[at + 2], nil
+  local rest, recent, blob = sub(value, REST), ARGV[at + 2], nil
   if ended > 0 then
     local before = LANE_SIZE + license_size + memo_size
     local size = #value - before + #recent
@@ -95,8 +95,8 @@ local function settled(lane, value, at, ended)
     end
     if kept > most_ended then return nil end
     if size >= RECENT * ENTRY then
-      blob = string.sub(value, before + 1) .. recent
-      rest, recent = string.sub(value, REST, before), ''
+      blob = sub(value, before + 1) .. recent
+      rest, recent = sub(value, REST, before), ''
     end
     if age == 0 then age = soon end
   end
@@ -175,7 +175,7 @@ if #others > 0 then
             -- What was withdrawn while its attempt was under way has succeeded all the same.
             if kind < ENDED then
               dropped[#dropped + 1] = ids[k]
-              new[#new + 1] = string.sub(entries, (k - 1) * ENTRY + 1, k * ENTRY)
+              new[#new + 1] = sub(entries, (k - 1) * ENTRY + 1, k * ENTRY)
               l.n, l.bytes = l.n - 1, l.bytes - size
             end
           end
@@ -237,7 +237,7 @@ if #others > 0 then
 
     l.done = math.max(l.done, done_to)
     if late then l.late = 1 end
-    if #ARGV[at + 1] > HEADER_SIZE then put(l, string.sub(ARGV[at + 1], HEADER_SIZE + 2), recent_of(l)) end
+    if #ARGV[at + 1] > HEADER_SIZE then put(l, sub(ARGV[at + 1], HEADER_SIZE + 2), recent_of(l)) end
     if release ~= KEPT then
       local held, next = 0, nil
       local first = redis.call('ZRANGE', sched, 0, 0, 'WITHSCORES')
