@@ -55,6 +55,11 @@ fn used() -> Used {
     Used { at: Instant::now(), writer_ns, all_ns, written: of("write_bytes:"), write_calls: of("syscw:") }
 }
 
+/// Webhooks sort in another order than they have deliveries in.
+fn webhook(lane: u64) -> WebhookId {
+    WebhookId::new((lane.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24) as i64, lane.into())
+}
+
 struct Load {
     queue: Arc<DiskQueue>,
     clock: Clock,
@@ -70,8 +75,7 @@ impl Load {
             let (n, lane) = (self.made, self.made % self.lanes);
             self.made += 1;
             let chance = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut head =
-                Head::new(DeliveryId::new(0, now, chance), WebhookId::new(1, u128::from(lane) << 40));
+            let mut head = Head::new(DeliveryId::new(0, now, chance), webhook(lane));
             head.license_code = format!("~load1764-{}", lane % 10);
             head.event_id = format!("1763926510.{n}.{}", 50 * n);
             head.event_type = format!("Event {}", lane / 10);

@@ -11,9 +11,10 @@ use super::{
     Bulk, CANCEL_MOST, Cancel, Cancelled, QueueError, Slice, Standing,
     disk_group::{Group, TRIM},
     disk_lanes::Lane,
+    disk_row::Row,
     disk_tables::{
-        ASKED, BULK, FRESH, Kind, LANES, Mark, PARKED, RETRYING, Row, at, due_at, first16, id_and_time,
-        place_of, places,
+        ASKED, BULK, FRESH, Kind, LANES, Mark, PARKED, RETRYING, at, due_at, first16, id_and_time, place_of,
+        places,
     },
 };
 use crate::delivery::{Fault, Head, Place, State};
@@ -45,7 +46,7 @@ impl Group<'_, '_> {
             self.tables.bodies.remove(id)?;
             self.tables.ended.put(at(lane, mark.place), id_and_time(id, self.now));
             self.tables.heads.put(id.bytes(), mark.with(&head));
-            row.ended += 1;
+            row.add_ended(self.now);
             row.open = row.open.saturating_sub(1);
             row.open_bytes = row.open_bytes.saturating_sub(mark.body_bytes.into());
             cancelled.deliveries.push((head, mark.place));

@@ -52,13 +52,18 @@ impl Field for () {
     }
 }
 
-/// Puts rows into a table, sorted by key; quick for runs of which the table has none, and between
-/// which it has none.
-pub(super) fn put_all<'a, K: Field + Key, V: Field>(
+/// Puts a run into a table, sorted by key; quick when the table has none of it, and none between.
+pub(super) fn put_run<K: Field + Key, V: Field>(
     table: &mut Table<'_, K, V>,
-    rows: impl Iterator<Item = (&'a K::Own, &'a V::Own)>,
+    run: &[(&K::Own, &V::Own)],
 ) -> Result<(), StorageError> {
-    let mut rows = rows.peekable();
+    if run.len() < RUN {
+        for (key, value) in run {
+            table.insert(K::from_bytes(key.as_ref()), V::from_bytes(value.as_ref()))?;
+        }
+        return Ok(());
+    }
+    let mut rows = run.iter().peekable();
     while let Some((first, value)) = rows.next() {
         let first = K::from_bytes(first.as_ref());
         table.insert(&first, V::from_bytes(value.as_ref()))?;
@@ -84,9 +89,9 @@ pub(super) fn put_all<'a, K: Field + Key, V: Field>(
     Ok(())
 }
 
-/// Whether both are of one lane: keys that begin with it.
-pub(super) fn one_lane(a: &[u8], b: &[u8]) -> bool {
-    a.get(..16) == b.get(..16)
+/// Whether both are of one lane, as good as certainly: keys that begin with it. Or of one time.
+pub(super) fn same_start(a: &[u8], b: &[u8]) -> bool {
+    a.get(..8) == b.get(..8)
 }
 
 /// Whether few others can be between two ids of deliveries: their first 8 bytes end in milliseconds.

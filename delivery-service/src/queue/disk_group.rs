@@ -11,9 +11,9 @@ use common::{
 use super::{
     Fate, Found, LaneNow, LeaseLost, Limits, New, QueueError, Release, Retried, Settle, Settled, Stored,
     disk_lanes::{Lane, Lanes},
+    disk_row::Row,
     disk_tables::{
-        ASKED, Kind, Mark, PARKED, Row, Tables, account_key, at, due_at, due_of, event_key, first16,
-        id_and_time, places, schedule, time_of,
+        ASKED, Kind, Mark, PARKED, Tables, account_key, at, due_at, due_of, id_and_time, places, schedule,
     },
 };
 use crate::delivery::{Fault, Place, State};
@@ -33,20 +33,11 @@ impl Group<'_, '_> {
         let New { head, body, dedupe, failed } = new;
         let (mut head, dedupe, failed) = (Cow::Borrowed(head), *dedupe, *failed);
         let (id, lane, now) = (head.id(), head.webhook_id(), self.now);
-        if dedupe {
-            let event = event_key(lane, &head.event_id);
-            let known = self.tables.events.read(&event, |known| (first16(known), time_of(known)))?;
-            let expiry = id_and_time(id, now + self.limits.dedupe_window);
-            match known {
-                Some((known, until)) if until > now => {
-                    return Ok(Stored::Duplicate { id: DeliveryId::from_bytes(known) });
-                }
-                Some(_) => self.tables.events.put(event, expiry),
-                None => self.tables.events.add(event, expiry),
-            }
+        let mut row = self.tables.lanes.get(lane)?;
+        if dedupe && let Some(id) = self.note_event(lane, &row, &head.event_id, id)? {
+            return Ok(Stored::Duplicate { id });
         }
 
-        let mut row = self.tables.lanes.get(lane)?;
         if row.license_code != head.license_code {
             self.tables.accounts.put(account_key(&head.license_code, lane.bytes()), []);
             row.license_code.clone_from(&head.license_code);
@@ -71,7 +62,7 @@ impl Group<'_, '_> {
                 self.tables.bodies.add(id, body)?;
             }
             self.tables.failed.put(at(lane, place), id_and_time(id, now));
-            row.failed += 1;
+            row.add_failed(now);
             self.trim(lane, &mut row, TRIM)?;
             self.tables.lanes.put(lane, row);
             return Ok(Stored::Ended { place, reason });
@@ -162,13 +153,13 @@ impl Group<'_, '_> {
             Fate::Failed => {
                 mark.kind = Kind::Failed;
                 self.tables.failed.put(at(lane, mark.place), id_and_time(id, self.now));
-                row.failed += 1;
+                row.add_failed(self.now);
             }
             Fate::Succeeded | Fate::Cancelled => {
                 mark.kind = Kind::Ended;
                 self.tables.bodies.remove(id)?;
                 self.tables.ended.put(at(lane, mark.place), id_and_time(id, self.now));
-                row.ended += 1;
+                row.add_ended(self.now);
             }
         }
         if matches!(mark.kind, Kind::Failed | Kind::Ended) {

@@ -1,20 +1,19 @@
-//! What the embedded queue forgets: history beyond its count and age, event ids whose window is over,
-//! lanes of which nothing is left. Always a bounded bit at a time, beside other work.
+//! What the embedded queue forgets: history beyond its count and age, and lanes of which nothing is left. Always a
+//! bounded bit at a time, beside other work.
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use common::{
     clock::Time,
     ids::{DeliveryId, WebhookId},
 };
-use redb::StorageError;
 
 use super::{
     QueueError,
-    disk_group::{Group, TRIM},
+    disk_group::Group,
     disk_ordered::Ordered,
-    disk_tables::{Row, account_key, expiry_key, first16, pack, places, time_of, unpack},
+    disk_row::Row,
+    disk_tables::{account_key, first16, places, time_of},
 };
 use crate::delivery::Place;
 
@@ -22,8 +21,6 @@ use crate::delivery::Place;
 const SWEEP: usize = 256;
 /// History is cut to its bound by count once it is so much over: a part of the bound.
 const SLACK: u64 = 16;
-/// Event ids that are forgotten together.
-const PACKED: usize = 64;
 
 impl Group<'_, '_> {
     /// Looks at some more lanes, for history that is too old and lanes of which nothing is left; to be
@@ -37,8 +34,8 @@ impl Group<'_, '_> {
             let mut row = self.tables.lanes.get(lane)?;
             let trimmed = self.trim(lane, &mut row, budget)?;
             budget = budget.saturating_sub(trimmed);
-            let forgotten = Place(row.last_place).time() + self.limits.dedupe_window < self.now;
-            let empty = row.open + row.ended + row.failed == 0 && row.memo.is_empty() && forgotten;
+            let empty = row.open + row.ended + row.failed == 0 && row.memo.is_empty();
+            let empty = empty && row.is_forgotten(self.limits.dedupe_window, self.now);
             if empty && self.lanes.get(lane).is_none() && self.stopped_until(lane)?.is_none() {
                 self.tables.accounts.remove(&account_key(&row.license_code, key))?;
                 self.tables.lanes.remove(lane)?;
@@ -102,47 +99,7 @@ impl Group<'_, '_> {
     /// Writes into the tables what has changed. What is noted here goes into no journal: whoever replays
     /// one notes it again.
     pub fn flush(&mut self) -> Result<(), QueueError> {
-        let mut events: Vec<_> = self.tables.events.keys().cloned().collect();
-        events.sort_unstable();
-        if !events.is_empty() {
-            self.expire(&events)?;
-            self.forget_events(2 * events.len() + TRIM)?;
-        }
+        self.expire_events()?;
         Ok(self.tables.flush()?)
-    }
-
-    /// Notes when event ids that were noted by now are to be forgotten.
-    fn expire(&mut self, events: &[Bytes]) -> Result<(), StorageError> {
-        let expiry = self.now + self.limits.dedupe_window;
-        let (first, last) = (expiry_key(expiry, 0), expiry_key(expiry, u64::MAX));
-        let last = self.tables.expiries.range(&first, &last)?.last().transpose()?;
-        let next = last.map_or(0, |(key, _)| u128::from_be_bytes(key) as u64 + 1);
-        for (events, n) in events.chunks(PACKED).zip(next..) {
-            self.tables.expiries.put(expiry_key(expiry, n), pack(events));
-        }
-        Ok(())
-    }
-
-    /// Forgets event ids whose time is over, about `most` at most. How many.
-    pub(super) fn forget_events(&mut self, most: usize) -> Result<usize, QueueError> {
-        let mut count = 0;
-        while count < most {
-            let first = self.tables.expiries.first(&[0; 16], &[255; 16])?;
-            let Some((key, events)) = first.map(|(key, events)| (key, unpack(&events))) else { break };
-            if key >= expiry_key(self.now + Duration::from_millis(1), 0) {
-                break;
-            }
-            let noted = events.len();
-            for event in events {
-                // Unless it was noted anew since.
-                let known = self.tables.events.read(&event, time_of)?;
-                if known.is_some_and(|expiry| expiry <= self.now) {
-                    self.tables.events.remove(event);
-                }
-            }
-            self.tables.expiries.remove(&key)?;
-            count += noted.max(1);
-        }
-        Ok(count)
     }
 }

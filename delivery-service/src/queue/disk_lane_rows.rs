@@ -10,7 +10,8 @@ use redb::{ReadableTable, StorageError, Table, TableError, WriteTransaction};
 use super::{
     QueueError,
     disk_changes::{Change, Changes},
-    disk_tables::{LANES, Row},
+    disk_row::Row,
+    disk_tables::LANES,
 };
 
 pub(super) struct LaneRows<'t> {

@@ -13,7 +13,7 @@ use redb::{Key, ReadableTable, StorageError, Table, TableDefinition, TableError,
 use super::{
     QueueError,
     disk_changes::{Change, Changes},
-    disk_field::{Field, RUN, put_all},
+    disk_field::{Field, RUN, put_run},
 };
 
 pub(super) struct Layer<'t, K: Field + Key, V: Field> {
@@ -165,7 +165,8 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
                     next.is_none_or(|next| next.as_ref() != key.as_ref())
                 })?;
             }
-            put_all(&mut self.table, run.iter().filter_map(|(key, row)| Some((key, row.value.as_ref()?))))?;
+            let put: Vec<_> = run.iter().filter_map(|(key, row)| Some((key, row.value.as_ref()?))).collect();
+            put_run(&mut self.table, &put)?;
         }
         Ok(())
     }

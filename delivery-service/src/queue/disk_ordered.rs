@@ -13,7 +13,7 @@ use redb::{Key, Range, ReadableTable, StorageError, Table, TableDefinition, Tabl
 use super::{
     QueueError,
     disk_changes::{Change, Changes},
-    disk_field::{Field, put_all},
+    disk_field::{Field, put_run, same_start},
 };
 
 pub(super) struct Ordered<'t, K: Field + Key, V: Field> {
@@ -108,7 +108,10 @@ impl<'t, K: Field + Key, V: Field> Ordered<'t, K, V> {
 
     /// Writes the rows into the table.
     pub fn flush(&mut self) -> Result<(), StorageError> {
-        put_all(&mut self.table, mem::take(&mut self.rows).iter())
+        let rows = mem::take(&mut self.rows);
+        let rows: Vec<_> = rows.iter().collect();
+        let mut runs = rows.chunk_by(|(a, _), (b, _)| same_start(a.as_ref(), b.as_ref()));
+        runs.try_for_each(|run| put_run(&mut self.table, run))
     }
 
     #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
     QueueError,
     disk_bodies::Bodies,
     disk_changes::{Change, Changes},
-    disk_field::{near, one_lane},
+    disk_field::{near, same_start},
     disk_lane_rows::LaneRows,
     disk_layer::Layer,
     disk_ordered::Ordered,
@@ -67,7 +67,7 @@ impl<'t> Tables<'t> {
         Ok(Self {
             heads: Layer::open(txn, 1, HEADS, changes, near)?,
             bodies: Bodies::open(txn, [2, 14], changes)?,
-            events: Layer::open(txn, 3, EVENTS, changes, one_lane)?,
+            events: Layer::open(txn, 3, EVENTS, changes, same_start)?,
             lanes: LaneRows::open(txn, 4, changes)?,
             fresh: Ordered::open(txn, 5, FRESH, changes)?.once(),
             retrying: Ordered::open(txn, 6, RETRYING, changes)?.once(),
@@ -128,43 +128,6 @@ impl<'t> Tables<'t> {
         self.stopped.flush()?;
         self.bulk.flush()?;
         self.accounts.flush()
-    }
-}
-
-/// What stands of a lane in `LANES`.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Row {
-    #[prost(string, tag = "1")]
-    pub license_code: String,
-    #[prost(uint64, tag = "2")]
-    pub last_place: u64,
-    #[prost(uint64, tag = "3")]
-    pub open: u64,
-    #[prost(uint64, tag = "4")]
-    pub open_bytes: u64,
-    /// SUCCEEDED and CANCELLED.
-    #[prost(uint64, tag = "5")]
-    pub ended: u64,
-    #[prost(uint64, tag = "6")]
-    pub failed: u64,
-    #[prost(bytes = "bytes", tag = "7")]
-    pub memo: Bytes,
-    /// When the oldest of each history ended, at least (ms); 0: that is to be looked up.
-    #[prost(int64, tag = "8")]
-    pub oldest_ended: i64,
-    #[prost(int64, tag = "9")]
-    pub oldest_failed: i64,
-}
-
-impl Row {
-    pub fn read(
-        table: &impl ReadableTable<&'static [u8; 16], &'static [u8]>,
-        lane: WebhookId,
-    ) -> Result<Option<Self>, QueueError> {
-        match table.get(&lane.bytes())? {
-            Some(value) => Self::decode(value.value()).map(Some).map_err(|e| damaged("a lane", e)),
-            None => Ok(None),
-        }
     }
 }
 
@@ -287,38 +250,6 @@ pub(super) fn time_of(value: &[u8]) -> Time {
     Time(value.get(16..24).and_then(|b| b.try_into().ok()).map_or(0, i64::from_be_bytes))
 }
 
-pub(super) fn event_key(lane: WebhookId, event_id: &str) -> Bytes {
-    [&lane.bytes(), event_id.as_bytes()].concat().into()
-}
-
-pub(super) fn expiry_key(expiry: Time, n: u64) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&expiry.0.to_be_bytes());
-    key[8..].copy_from_slice(&n.to_be_bytes());
-    key
-}
-
-/// A value of `EXPIRIES`: keys of events, each after its length.
-pub(super) fn pack(events: &[Bytes]) -> Bytes {
-    let mut packed = Vec::with_capacity(events.iter().map(|event| 4 + event.len()).sum());
-    for event in events {
-        packed.extend_from_slice(&(event.len() as u32).to_be_bytes());
-        packed.extend_from_slice(event);
-    }
-    packed.into()
-}
-
-pub(super) fn unpack(mut packed: &[u8]) -> Vec<Bytes> {
-    let mut events = Vec::new();
-    while let Some((size, rest)) = packed.split_first_chunk()
-        && let Some((event, rest)) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)
-    {
-        events.push(Bytes::copy_from_slice(event));
-        packed = rest;
-    }
-    events
-}
-
 pub(super) fn account_key(license_code: &str, lane: [u8; 16]) -> Bytes {
     [&(license_code.len() as u32).to_be_bytes(), license_code.as_bytes(), &lane].concat().into()
 }
@@ -360,7 +291,7 @@ pub(super) fn open_lanes(txn: &ReadTransaction) -> Result<Vec<WebhookId>, QueueE
     Ok(lanes)
 }
 
-fn damaged(what: &str, error: prost::DecodeError) -> QueueError {
+pub(super) fn damaged(what: &str, error: prost::DecodeError) -> QueueError {
     QueueError::Damaged(format!("{what} cannot be read: {error}"))
 }
 

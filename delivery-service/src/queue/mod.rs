@@ -20,6 +20,7 @@ mod disk_bulk;
 mod disk_changes;
 #[cfg(test)]
 mod disk_crash_tests;
+mod disk_events;
 mod disk_field;
 mod disk_file;
 mod disk_group;
@@ -31,6 +32,7 @@ mod disk_layer;
 mod disk_ordered;
 mod disk_page;
 mod disk_read;
+mod disk_row;
 mod disk_tables;
 #[cfg(test)]
 mod disk_tests;
