@@ -10,7 +10,7 @@ use std::{
 use redb::{Database, DatabaseError, StorageError, backends::FileBackend};
 
 /// What redb may keep of the file in memory, in bytes.
-const CACHE: usize = 8 << 20;
+const CACHE: usize = 4 << 20;
 
 /// The file cannot be opened.
 #[derive(Debug, thiserror::Error)]

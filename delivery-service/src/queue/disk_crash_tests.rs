@@ -18,8 +18,11 @@ use super::{
     LaneNow, Lease, Limits, New, Queue, QueueError, Stored,
     disk::{DiskQueue, FILE, JOURNAL},
     disk_tests::{AT_FLUSH, NOW, PAGE, THE_FILE, THE_JOURNAL, lane, new, open_faulty, put, succeed},
+    disk_writer::{HELD, LONG},
 };
 use crate::delivery::State;
+
+const MIB: usize = 1 << 20;
 
 fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
@@ -101,13 +104,13 @@ async fn a_checkpoint_that_fails_loses_nothing() {
         let queue = open_faulty(folder.path(), &fails);
         put(&queue, lane(2), 99).await.unwrap();
         fails.store(fault, Ordering::Relaxed);
-        let body = Bytes::from(vec![7; 1 << 20]);
+        let body = Bytes::from(vec![7; MIB]);
         let mut answered = 0;
         // Until the journal is so long that a checkpoint is due.
         while answered < 40 && are_new(&queue.enqueue(batch([answered].into_iter(), &body)).await) {
             answered += 1;
         }
-        assert!((7..20).contains(&answered), "{answered}");
+        assert!((HELD / MIB - 5..HELD / MIB + 8).contains(&(answered as usize)), "{answered}");
         fails.store(0, Ordering::Relaxed);
         drop(queue);
         let queue = open(folder.path());
@@ -209,7 +212,7 @@ async fn a_group_larger_than_a_record_is_durable_too_and_what_is_open_stays_in_m
     let folder = folder();
     let queue = open(folder.path());
     put(&queue, lane(2), 99).await.unwrap();
-    let body = Bytes::from(vec![7; 1 << 20]);
+    let body = Bytes::from(vec![7; MIB]);
     assert!(are_new(&queue.enqueue(batch(0..20, &body)).await));
     let crashed = open(copy(folder.path()).path());
     for number in (0..20).chain([99]) {
@@ -219,7 +222,7 @@ async fn a_group_larger_than_a_record_is_durable_too_and_what_is_open_stays_in_m
         assert!(are_new(&queue.enqueue(batch([number].into_iter(), &body)).await));
     }
     let journal = fs::metadata(folder.path().join(JOURNAL)).unwrap().len();
-    assert!(journal <= 14 << 20, "{journal}");
+    assert!(journal as usize <= HELD + 2 * MIB, "{journal}");
     let crashed = open(copy(folder.path()).path());
     for number in (0..60).chain([99]) {
         assert_eq!(state(&crashed, number).await, Some(State::Pending), "{number}");
@@ -230,7 +233,7 @@ async fn a_group_larger_than_a_record_is_durable_too_and_what_is_open_stays_in_m
 async fn a_body_that_nobody_needs_at_the_next_checkpoint_is_never_in_the_file() {
     let folder = folder();
     let queue = open(folder.path());
-    let body = Bytes::from(vec![7; 1 << 20]);
+    let body = Bytes::from(vec![7; MIB]);
     let mut journal = 0;
     for number in 0..50 {
         let stored = queue.enqueue(batch([number].into_iter(), &body)).await;
@@ -243,7 +246,7 @@ async fn a_body_that_nobody_needs_at_the_next_checkpoint_is_never_in_the_file() 
         journal = length(JOURNAL).max(journal);
         assert!(length(FILE) < 8 << 20, "{}", length(FILE));
     }
-    assert!((30 << 20..=34 << 20).contains(&journal), "{journal}");
+    assert!((LONG - 2 * MIB as u64..=LONG + 2 * MIB as u64).contains(&journal), "{journal}");
     let crashed = open(copy(folder.path()).path());
     for number in 0..50 {
         assert_eq!(state(&crashed, number).await, Some(State::Succeeded), "{number}");

@@ -34,14 +34,14 @@ use super::{
 };
 
 /// A checkpoint follows when so many bytes of changes are in memory …
-const HELD: usize = 12 << 20;
+pub(super) const HELD: usize = 20 << 20;
 /// … or so many deliveries and bodies of the file have changed: writing them takes a tenth of a second, and all
 /// wait …
 const CHANGED: usize = 32 << 10;
 /// … or the journal has so many bytes. What ends between two checkpoints gets into the file once, and its body never:
 /// while a checkpoint is made the next deliveries come in, so a journal that has room for little more than
 /// those would have all of them written twice.
-const LONG: u64 = 32 << 20;
+pub(super) const LONG: u64 = 40 << 20;
 /// How often the room on the disk is looked at, some history swept, a broken file opened anew; and how long
 /// nothing comes before a checkpoint.
 const SELDOM: Duration = Duration::from_secs(1);
