@@ -9,7 +9,7 @@ use std::{
 
 use redb::{Database, DatabaseError, StorageError, backends::FileBackend};
 
-/// What redb may keep of the file in memory, in bytes.
+/// What redb may keep of the file in memory, in bytes. Little: the system keeps it too.
 const CACHE: usize = 4 << 20;
 
 /// The file cannot be opened.

@@ -64,12 +64,11 @@ impl Group<'_, '_> {
         for (events, n) in events.chunks(PACKED).zip(next..) {
             self.tables.expiries.put(expiry_key(expiry, n), pack(events));
         }
-        self.forget_events(2 * events.len() + TRIM)?;
-        Ok(())
+        self.forget_events(2 * events.len() + TRIM)
     }
 
-    /// Forgets event ids whose time is over, about `most` at most. How many.
-    pub(super) fn forget_events(&mut self, most: usize) -> Result<usize, QueueError> {
+    /// Forgets event ids whose time is over, about `most` at most.
+    pub(super) fn forget_events(&mut self, most: usize) -> Result<(), QueueError> {
         let mut count = 0;
         while count < most {
             let first = self.tables.expiries.first(&[0; 16], &[255; 16])?;
@@ -88,7 +87,7 @@ impl Group<'_, '_> {
             self.tables.expiries.remove(&key)?;
             count += noted.max(1);
         }
-        Ok(count)
+        Ok(())
     }
 }
 

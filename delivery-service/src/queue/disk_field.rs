@@ -89,7 +89,7 @@ pub(super) fn put_run<K: Field + Key, V: Field>(
     Ok(())
 }
 
-/// Whether both are of one lane, as good as certainly: keys that begin with it. Or of one time.
+/// Whether few others can be between two keys that begin with a lane or a time: hardly any lanes have 8 bytes in common.
 pub(super) fn same_start(a: &[u8], b: &[u8]) -> bool {
     a.get(..8) == b.get(..8)
 }

@@ -33,7 +33,8 @@ use super::{
     disk_work::{Answer, Asked, Command, Done, Granted, Inbox, Returned, Work},
 };
 
-/// A checkpoint follows when so many bytes of changes are in memory …
+/// A checkpoint follows when so many bytes of changes are in memory: a page of the file, which many lanes share, is
+/// written once for all that has changed in it …
 pub(super) const HELD: usize = 20 << 20;
 /// … or so many deliveries and bodies of the file have changed: writing them takes a tenth of a second, and all
 /// wait …
