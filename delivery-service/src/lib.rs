@@ -18,9 +18,9 @@ pub mod send;
 pub mod settings;
 pub mod watchers;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use common::{
     clock::Clock,
     redis,
@@ -83,7 +83,7 @@ pub async fn start(settings: Settings, metrics: Metrics, stop: CancellationToken
     };
     // Leases go back only after the last call has ended.
     let last = CancellationToken::new();
-    let (lanes, lanes_done) = Lanes::start(parts, last.clone());
+    let (lanes, mut lanes_done) = Lanes::start(parts, last.clone());
     tokio::spawn(tell(changes, lanes.clone()));
     let hears = lanes.clone();
     queue.on_news(Box::new(move |lane| hears.hint_news(lane)));
@@ -120,11 +120,21 @@ pub async fn start(settings: Settings, metrics: Metrics, stop: CancellationToken
         },
         stop.clone(),
     );
-    let serving = service::serve(settings.listen, services, ready, stop).await?;
+    let serving = service::serve(settings.listen, services, ready, stop.clone()).await?;
     let address = serving.address;
     service::announce("delivery-service", &serving, &settings.store, &rules);
     let done = tokio::spawn(async move {
-        let served = serving.finished().await;
+        let mut finished = pin!(serving.finished());
+        let served = tokio::select! {
+            served = &mut finished => served,
+            // A process that takes in what it does not send is worse than none: whoever runs it starts another.
+            lost = &mut lanes_done => {
+                stop.cancel();
+                let _ = finished.await;
+                lost?;
+                bail!("the lanes have ended before they were told to");
+            }
+        };
         last.cancel();
         lanes_done.await?;
         tracing::info!("delivery-service has stopped");

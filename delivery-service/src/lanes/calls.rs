@@ -23,6 +23,8 @@ const CLAIM: usize = 32;
 const WAKES: usize = 500;
 /// The longest time between two claims.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
+/// The shortest, when the leases are about to run out.
+const LAST: Duration = Duration::from_millis(10);
 /// A process without room leaves lanes that are due to others for so long.
 const OVERDUE: Duration = Duration::from_millis(100);
 /// Deliveries of a page, read when a window is half empty: enough for a backlog to go at full speed, and
@@ -145,7 +147,7 @@ impl Engine {
                 self.settling.ask(held.lane.lease);
             }
         }
-        let beat = HEARTBEAT.min(claimed.lease / 4);
+        let beat = HEARTBEAT.min(claimed.lease / 4).max(LAST);
         let pause = match asked {
             0 if self.passed_over.is_some() => beat.min(OVERDUE),
             0 => beat,

@@ -155,7 +155,11 @@ impl Engine {
                     if count == 0 && !self.draining { self.drain(); }
                 }
                 Some(reply) = self.calls.join_next(), if !self.calls.is_empty() => {
-                    if let Ok(reply) = reply { self.answered(reply); }
+                    match reply {
+                        Ok(reply) => self.answered(reply),
+                        // Its answer is never to come, so this loop cannot go on either.
+                        Err(lost) => std::panic::resume_unwind(lost.into_panic()),
+                    }
                 }
                 () = context.lease.sleep_until(wake) => {}
                 () = stop.cancelled(), if !self.draining => {

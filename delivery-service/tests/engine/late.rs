@@ -46,6 +46,10 @@ pub struct Late {
     pub leaves_due: AtomicBool,
     /// The next wake fails.
     wake_fails: AtomicBool,
+    /// What the store answers to a claim.
+    pub claims: Mutex<fn(Claimed) -> Claimed>,
+    /// A claim was answered.
+    pub answered: Notify,
     /// What was settled, lane by lane: how many outcomes, and whether the lane was given back with them.
     settled: Mutex<Vec<(usize, bool)>>,
 }
@@ -81,7 +85,9 @@ impl Queue for Late {
             self.claimed.notify_one();
             tokio::time::sleep(LATER).await;
         }
-        Ok(claimed)
+        let claims = *self.claims.lock().unwrap();
+        self.answered.notify_one();
+        Ok(claims(claimed))
     }
 
     async fn settle(&self, lanes: Arc<Vec<Settle>>) -> Result<Vec<Result<(), LeaseLost>>, QueueError> {
@@ -196,6 +202,8 @@ impl World {
             claimed: Notify::new(),
             leaves_due: AtomicBool::new(false),
             wake_fails: AtomicBool::new(false),
+            claims: Mutex::new(|claimed| claimed),
+            answered: Notify::new(),
             settled: Mutex::default(),
         };
         let receiver = Receiver::start().await;
@@ -207,7 +215,7 @@ impl World {
     }
 
     /// Publishes to an unordered webhook, and to the two kinds of ordered ones.
-    async fn publish(&mut self, intake: &Intake, id: usize) {
+    pub async fn publish(&mut self, intake: &Intake, id: usize) {
         for n in 0..3 {
             let mut results = intake.accept(vec![event(&account(n), id)], None).await;
             self.accepted.extend(results.remove(0).unwrap().delivery_ids.iter().copied());
@@ -215,7 +223,7 @@ impl World {
     }
 
     /// All that was accepted is settled; then the engine stops, and each has arrived once.
-    async fn each_arrives_once(&self, running: Running) {
+    pub async fn each_arrives_once(&self, running: Running) {
         for id in &self.accepted {
             let settled = async {
                 while State::try_from(self.disk.get(*id).await.unwrap().unwrap().head.state)

@@ -7,6 +7,7 @@ mod circuit;
 mod faulty;
 mod full;
 mod late;
+mod leases;
 #[path = "../../../tests/src/receiver.rs"]
 #[allow(dead_code)]
 mod receiver;
