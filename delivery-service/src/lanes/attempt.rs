@@ -55,20 +55,23 @@ pub struct Delivered {
     pub gone: Option<(u64, String)>,
 }
 
-/// Makes an attempt that was started then. What is of a lease that is no longer safe comes back unsent.
+/// Makes an attempt that was started then, under this term of the leases. What is no longer safe comes back unsent.
 pub async fn run(
     context: &Context,
     lane: Lease,
+    term: u64,
     route: &Route,
     mut parcel: Parcel,
     started: Instant,
 ) -> Result<Delivered, Parcel> {
     context.late.note(started.elapsed());
-    if !context.lease.safe() {
+    let is_safe = || context.lease.still(term);
+    if !is_safe() {
         return Err(parcel);
     }
     let (body, now) = (parcel.pack(), context.clock.now());
-    let outcome = context.sender.send(|| parcel.request(route, body.clone(), now)).await;
+    let sent = context.sender.send_while(|| parcel.request(route, body.clone(), now), is_safe).await;
+    let Some(outcome) = sent else { return Err(parcel) };
     for delivery in parcel.deliveries_mut() {
         delivery.head.add(record(&delivery.head, &outcome));
     }

@@ -21,11 +21,13 @@ pub struct LeaseClock {
     from: Time,
     /// Nanoseconds after `start`.
     until: AtomicU64,
+    /// How often the leases have run out.
+    lapses: AtomicU64,
 }
 
 impl LeaseClock {
     pub fn new(clock: Clock) -> Self {
-        Self { from: clock.now(), clock, start: Instant::now(), until: AtomicU64::new(0) }
+        Self { from: clock.now(), clock, start: Instant::now(), until: 0.into(), lapses: 0.into() }
     }
 
     pub fn now(&self) -> Instant {
@@ -46,6 +48,9 @@ impl LeaseClock {
 
     /// The leases are safe for `lease` from `from`.
     pub fn renew(&self, from: Instant, lease: Duration) {
+        if !self.safe() {
+            self.lapses.fetch_add(1, Ordering::Release);
+        }
         let until = (from + lease).saturating_duration_since(self.start);
         self.until.store(until.as_nanos() as u64, Ordering::Release);
     }
@@ -53,6 +58,16 @@ impl LeaseClock {
     pub fn safe(&self) -> bool {
         let passed = self.now().saturating_duration_since(self.start);
         (passed.as_nanos() as u64) < self.until.load(Ordering::Acquire)
+    }
+
+    /// What the leases are held under now: another number once they have run out, for others may have had the lanes since.
+    pub fn term(&self) -> u64 {
+        self.lapses.load(Ordering::Acquire)
+    }
+
+    /// Whether what was held under this term is still safe.
+    pub fn still(&self, term: u64) -> bool {
+        self.safe() && self.term() == term
     }
 }
 
@@ -75,9 +90,14 @@ mod tests {
         let clock = Clock::by_hand(Time(1_800_000_000_000));
         let lease = LeaseClock::new(clock.clone());
         lease.renew(lease.now(), Duration::from_secs(60));
+        let term = lease.term();
         clock.advance(Duration::from_secs(59));
-        assert!(lease.safe());
-        clock.advance(Duration::from_secs(1));
-        assert!(!lease.safe());
+        assert!(lease.safe() && lease.still(term));
+        lease.renew(lease.now(), Duration::from_secs(60));
+        assert!(lease.still(term), "renewed in time");
+        clock.advance(Duration::from_secs(60));
+        assert!(!lease.safe() && !lease.still(term));
+        lease.renew(lease.now(), Duration::from_secs(60));
+        assert!(lease.safe() && !lease.still(term), "others may have had the lanes");
     }
 }

@@ -65,13 +65,19 @@ impl Parcel {
         self.deliveries().iter().map(|delivery| &delivery.head).min_by_key(|head| head.retries_used())
     }
 
-    /// The body of its requests. A batch lets go of its members': these are in memory once.
+    /// The body of its requests. A batch's members have pieces of it from then on: they are in memory once.
     pub fn pack(&mut self) -> Bytes {
         match self {
             Self::One(delivery) => delivery.body.clone(),
             Self::Batch(batch) => {
                 let body = payload::json::array(batch.members.iter().map(|member| &*member.body));
-                batch.members.iter_mut().for_each(|member| member.body = Bytes::new());
+                // Behind the bracket, and with a comma between two.
+                let mut at = 1;
+                for member in &mut batch.members {
+                    let end = at + member.body.len();
+                    member.body = body.slice(at..end);
+                    at = end + 1;
+                }
                 body
             }
         }
@@ -86,6 +92,30 @@ impl Parcel {
                 let event_type = batch.members.first().map_or("", |first| &first.head.event_type);
                 request::build_batch(route, batch.id, event_type, &ids, body, now)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::ids::WebhookId;
+
+    use super::*;
+    use crate::delivery::Place;
+
+    #[test]
+    fn members_of_a_packed_batch_still_have_their_bodies() {
+        let member = |n: u64, body: &'static str| Waiting {
+            head: Head::new(DeliveryId::new(0, 1, n), WebhookId::new(1, 1)),
+            body: body.into(),
+            place: Place(n),
+            scheduled: false,
+        };
+        let members = vec![member(1, "{}"), member(2, r#"{"a":[1,2]}"#), member(3, "7")];
+        let mut parcel = Parcel::Batch(Batch { id: DeliveryId::new(0, 1, 9), members, bytes: 14 });
+        for _ in 0..2 {
+            assert_eq!(parcel.pack(), r#"[{},{"a":[1,2]},7]"#);
+            assert!(parcel.deliveries().iter().map(|member| &member.body).eq(["{}", r#"{"a":[1,2]}"#, "7"]));
         }
     }
 }

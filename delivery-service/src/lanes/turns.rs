@@ -73,7 +73,7 @@ impl Engine {
     /// Starts up to a turn's worth. Whether the lane could go on at once.
     fn start(&mut self, id: WebhookId, route: &Arc<Route>, now: Instant) -> bool {
         for _ in 0..TURN {
-            let safe = self.context.lease.safe();
+            let (safe, term) = (self.context.lease.safe(), self.context.lease.term());
             let Some(held) = self.lanes.get(&id) else { return false };
             let (lease, pass) = (held.lane.lease, held.gate.pass(&route.policy, now));
             if held.unsure || !safe || pass == Pass::Nobody || !held.lane.waits() {
@@ -97,7 +97,7 @@ impl Engine {
             let (context, route, ended) = (self.context.clone(), route.clone(), self.ended.clone());
             let started = Instant::now();
             tokio::spawn(async move {
-                let result = attempt::run(&context, lease, &route, parcel, started).await;
+                let result = attempt::run(&context, lease, term, &route, parcel, started).await;
                 let _ = ended.send(Ended { lane: lease, began: now, result });
             });
         }

@@ -163,6 +163,15 @@ impl Sender {
     /// Makes and sends a request; makes it once more when a used connection turns out to have closed.
     /// Dropped before its end, it closes its connection.
     pub async fn send(&self, make: impl Fn() -> Request) -> Outcome {
+        match self.send_while(make, || true).await {
+            Some(outcome) => outcome,
+            None => unreachable!("it may be sent"),
+        }
+    }
+
+    /// The same while it may be sent, as it may at first: that is asked again when it has waited for a connection.
+    /// None: it was not sent, or is not sent once more.
+    pub async fn send_while(&self, make: impl Fn() -> Request, may: impl Fn() -> bool) -> Option<Outcome> {
         let start = self.clock.now();
         let begun = Instant::now();
         let mut progress = Progress::default();
@@ -170,9 +179,9 @@ impl Sender {
         let timeout = request.timeout;
         // What needs no waiting is done before: the future, which every attempt holds, is small without it.
         let first = self.begin(request);
-        let performed = self.perform(first, make, start, &mut progress);
+        let performed = self.perform(first, make, may, start, &mut progress);
         let ended = match timeout_at(begun + timeout, performed).await {
-            Ok(ended) => ended,
+            Ok(ended) => ended.transpose()?,
             Err(_) => Err(progress.timed_out(timeout)),
         };
         let status = progress.answer.status;
@@ -181,7 +190,7 @@ impl Sender {
             Ok(()) => (Fault::Status, format!("answered {status}")),
             Err(failure) => (failure.fault, failure.message),
         };
-        Outcome {
+        Some(Outcome {
             start,
             duration: begun.elapsed(),
             http_status: status,
@@ -190,7 +199,7 @@ impl Sender {
             retry_after: progress.answer.retry_after,
             remote_address: progress.connected(),
             response_body: progress.answer.into_body(),
-        }
+        })
     }
 
     /// Sends a request over a connection that has been used before, if there is one.
@@ -202,13 +211,15 @@ impl Sender {
         })
     }
 
+    /// None: it may no longer be sent.
     async fn perform(
         &self,
         first: Result<Begun, Failure>,
         make: impl Fn() -> Request,
+        may: impl Fn() -> bool,
         now: Time,
         progress: &mut Progress,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<()>, Failure> {
         let mut begun = first?;
         let mut again = false;
         // One place that exchanges, for used and fresh connections: the future holds it once.
@@ -218,6 +229,9 @@ impl Sender {
                 Begun::Unsent(parts) => {
                     // Boxed, since it is large and rare.
                     let (over, used) = Box::pin(self.connection(parts.key(), !again, progress)).await?;
+                    if !may() {
+                        return Ok(None);
+                    }
                     (parts.send(over), used)
                 }
             };
@@ -227,7 +241,7 @@ impl Sender {
                     begun = Begun::Unsent(Box::new(Parts::of(make())?));
                     again = true;
                 }
-                ended => return ended.map_err(|lost| lost.failure),
+                ended => return ended.map(Some).map_err(|lost| lost.failure),
             }
         }
     }

@@ -12,7 +12,10 @@ use delivery_service::{
     delivery::Fault,
     send::{Limits, Sender, Settings},
 };
-use tokio::{io::AsyncWriteExt, sync::Barrier};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Barrier, mpsc},
+};
 
 use crate::receiver::{Receiver, development, read_request, request, sender, sender_with};
 
@@ -163,4 +166,23 @@ async fn a_used_connection_that_breaks_within_an_answer_is_not_tried_again() {
     let outcome = sender.send(|| request(receiver.url("/"))).await;
     assert_eq!(outcome.fault, Fault::Disconnected, "{outcome:?}");
     assert_eq!(receiver.connections(), 1);
+}
+
+/// A lease may run out while a connection is made.
+#[tokio::test]
+async fn what_may_no_longer_be_sent_once_there_is_a_connection_is_not() {
+    let (heard, mut hears) = mpsc::unbounded_channel();
+    let receiver = Receiver::new(move |mut stream, _| {
+        let heard = heard.clone();
+        async move {
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).await.unwrap();
+            heard.send(bytes).unwrap();
+        }
+    })
+    .await;
+    let sender = sender();
+    let sent = sender.send_while(|| request(receiver.url("/")), || false).await;
+    assert!(sent.is_none(), "{sent:?}");
+    assert_eq!(hears.recv().await.unwrap(), b"", "it was connected to, and nothing was written");
 }
