@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use common::ids::WebhookId;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -47,25 +48,35 @@ pub fn start(
     notify
 }
 
-/// How many webhooks have a bulk retry that this replica goes on with.
+/// How many webhooks have a bulk retry that goes on.
 async fn step(queue: &dyn Queue, routes: &Table, due: impl Fn()) -> Result<usize, QueueError> {
-    let lanes = queue.bulk_retries().await?;
-    for &lane in &lanes {
-        match routes.route(lane).map(|route| route.state) {
-            Some(RouteState::Active) => {
-                let slice = queue.retry_slice(lane, SLICE).await?;
-                if !slice.retried.is_empty() {
-                    due();
-                }
-                if slice.over {
-                    tracing::info!(webhook = %lane, "a bulk retry has selected all it was asked for");
-                }
-            }
-            Some(RouteState::Disabled) => queue.stop_bulk(lane).await?,
-            None if routes.is_deleted(lane) => queue.stop_bulk(lane).await?,
-            // It waits, as its lane does.
-            Some(RouteState::Paused) | None => {}
+    let mut going = 0;
+    for lane in queue.bulk_retries().await? {
+        match go_on(queue, routes, lane, &due).await {
+            Ok(()) => going += 1,
+            Err(error @ QueueError::Unavailable(_)) => return Err(error),
+            // Its own fault, and not its neighbours'.
+            Err(error) => tracing::warn!(webhook = %lane, %error, "a bulk retry cannot go on"),
         }
     }
-    Ok(lanes.len())
+    Ok(going)
+}
+
+async fn go_on(queue: &dyn Queue, routes: &Table, lane: WebhookId, due: impl Fn()) -> Result<(), QueueError> {
+    match routes.route(lane).map(|route| route.state) {
+        Some(RouteState::Active) => {
+            let slice = queue.retry_slice(lane, SLICE).await?;
+            if !slice.retried.is_empty() {
+                due();
+            }
+            if slice.over {
+                tracing::info!(webhook = %lane, "a bulk retry has selected all it was asked for");
+            }
+        }
+        Some(RouteState::Disabled) => queue.stop_bulk(lane).await?,
+        None if routes.is_deleted(lane) => queue.stop_bulk(lane).await?,
+        // It waits, as its lane does.
+        Some(RouteState::Paused) | None => {}
+    }
+    Ok(())
 }

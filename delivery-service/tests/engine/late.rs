@@ -48,6 +48,8 @@ pub struct Late {
     wake_fails: AtomicBool,
     /// What the store answers to a claim.
     pub claims: Mutex<fn(Claimed) -> Claimed>,
+    /// A lane whose bulk retry cannot go on.
+    pub damaged: Mutex<Option<WebhookId>>,
     /// A claim was answered.
     pub answered: Notify,
     /// What was settled, lane by lane: how many outcomes, and whether the lane was given back with them.
@@ -169,6 +171,9 @@ impl Queue for Late {
     }
 
     async fn retry_slice(&self, lane: WebhookId, most: usize) -> Result<Slice, QueueError> {
+        if *self.damaged.lock().unwrap() == Some(lane) {
+            return Err(QueueError::Damaged("a record cannot be read".into()));
+        }
         self.inner.retry_slice(lane, most).await
     }
 
@@ -183,9 +188,9 @@ impl Queue for Late {
 
 /// One engine after another over one store, and what its receiver has had.
 pub struct World {
-    disk: Arc<dyn Queue>,
+    pub disk: Arc<dyn Queue>,
     pub late: Arc<Late>,
-    receiver: Receiver,
+    pub receiver: Receiver,
     accepted: Vec<DeliveryId>,
     _folder: tempfile::TempDir,
 }
@@ -203,6 +208,7 @@ impl World {
             leaves_due: AtomicBool::new(false),
             wake_fails: AtomicBool::new(false),
             claims: Mutex::new(|claimed| claimed),
+            damaged: Mutex::default(),
             answered: Notify::new(),
             settled: Mutex::default(),
         };

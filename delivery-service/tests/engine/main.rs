@@ -11,6 +11,7 @@ mod leases;
 #[path = "../../../tests/src/receiver.rs"]
 #[allow(dead_code)]
 mod receiver;
+mod retrying;
 
 use std::{
     collections::{HashMap, HashSet},
