@@ -27,6 +27,8 @@ return redis.call('ZRANGE', KEYS[1], 0, -1)";
 /// Batches that a stream keeps.
 const KEPT: usize = 512;
 const KEPT_SECONDS: usize = 30;
+/// Batches that are read at once.
+pub const READ_MOST: usize = 64;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -83,7 +85,7 @@ impl Wire {
     /// Batches after a place in an account's stream, each with its own.
     pub async fn read(&self, account: &str, after: &str) -> Result<Vec<(String, Vec<u8>)>, QueueError> {
         let mut range = cmd("XRANGE");
-        range.arg(self.stream(account)).arg(format!("({after}")).arg("+").arg("COUNT").arg(64);
+        range.arg(self.stream(account)).arg(format!("({after}")).arg("+").arg("COUNT").arg(READ_MOST);
         let found: RedisResult<Vec<(String, Vec<Vec<u8>>)>> =
             range.query_async(&mut self.connection.clone()).await;
         let batch = |(id, mut fields): (String, Vec<Vec<u8>>)| (id, fields.pop().unwrap_or_default());

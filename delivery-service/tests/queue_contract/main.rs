@@ -10,6 +10,7 @@ mod redis_alone;
 mod redis_history;
 mod redis_safety;
 mod redis_server;
+mod watching;
 
 mod batch;
 mod bulk;
