@@ -30,6 +30,11 @@ const OVERDUE: Duration = Duration::from_millis(100);
 /// Deliveries of a page, read when a window is half empty: enough for a backlog to go at full speed, and
 /// few, because what others publish waits while the store reads one.
 const PAGE: usize = 48;
+/// The same, and bytes, when windows have as much memory as they may.
+const SHORT_PAGE: usize = 8;
+const SHORT_BYTES: usize = 64 << 10;
+/// So many times what windows may have is the end: no lane is claimed any more, not even for its share.
+const OVERFULL: usize = 2;
 /// Deliveries that one scan of an ordered lane names.
 const SCAN: usize = 500;
 /// After all places, and exact as a double.
@@ -69,17 +74,24 @@ impl Engine {
             return;
         }
         self.claiming = true;
+        let (used, short) = (self.memory, self.is_short_of_memory());
         let synced =
-            self.parts.routes.synced() && !self.draining && self.memory < self.parts.limits.memory_bytes;
+            self.parts.routes.synced() && !self.draining && used < OVERFULL * self.parts.limits.memory_bytes;
         let room = self.parts.limits.lanes.saturating_sub(self.lanes.len()).min(CLAIM);
         // Others may have room. When nobody has, lanes that are due have their share of this process all the same.
-        let full = synced && self.room.free(now) == 0;
+        let full = synced && (short || self.room.free(now) == 0);
         let overdue = self.passed_over.is_some_and(|since| now >= since + OVERDUE);
         let lanes = if synced && (!full || overdue) { room } else { 0 };
         self.passed_over = (full && !overdue).then(|| self.passed_over.unwrap_or(now));
         let queue = self.parts.queue.clone();
-        self.calls
-            .spawn(async move { Reply::Claim(now, lanes, queue.claim(lanes, page_limit(false)).await) });
+        self.calls.spawn(async move {
+            Reply::Claim(now, lanes, queue.claim(lanes, page_limit(false, short)).await)
+        });
+    }
+
+    /// Whether lanes' windows have as much as they may: they are filled up no more then.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.memory >= self.parts.limits.memory_bytes
     }
 
     pub(super) fn wake(&mut self) {
@@ -263,23 +275,27 @@ impl Engine {
     }
 }
 
-/// Reads what a lane asks for.
+/// Reads what a lane asks for; `short`: no more than it needs.
 pub(super) async fn read(
     queue: &dyn Queue,
     lease: Lease,
     ask: Ask,
     early: bool,
+    short: bool,
 ) -> Result<Result<Read, LeaseLost>, QueueError> {
-    let limit = page_limit(early);
+    let limit = page_limit(early, short);
     Ok(match ask {
         Ask::Page { after, known } => queue.read(lease, after, known, limit).await?.map(Read::Page),
         Ask::Ordered(Want::Scan { after }) => queue.scan(lease, after, SCAN).await?.map(Read::Scan),
         // Due ones come first, and of those the ones that were asked for; nothing fresh is so late.
         Ask::Ordered(Want::Asked) => queue.read(lease, LATE, 0, limit).await?.map(Read::Asked),
-        Ask::Ordered(Want::Fetch(ids)) => queue.fetch(lease, ids, WINDOW_BYTES / 2).await?.map(Read::Bodies),
+        Ask::Ordered(Want::Fetch(ids)) => queue.fetch(lease, ids, limit.bytes).await?.map(Read::Bodies),
     })
 }
 
-pub(super) fn page_limit(early: bool) -> PageLimit {
-    PageLimit { deliveries: PAGE, bytes: WINDOW_BYTES / 2, early }
+fn page_limit(early: bool, short: bool) -> PageLimit {
+    match short {
+        true => PageLimit { deliveries: SHORT_PAGE, bytes: SHORT_BYTES, early },
+        false => PageLimit { deliveries: PAGE, bytes: WINDOW_BYTES / 2, early },
+    }
 }

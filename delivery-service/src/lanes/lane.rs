@@ -154,8 +154,9 @@ impl Lane {
     }
 
     /// What is to be read now, one at a time. `room`: whether the process has room for more.
-    pub fn asks(&mut self, room: bool, now: Instant) -> Option<Ask> {
+    pub fn asks(&mut self, room: bool, short: bool, now: Instant) -> Option<Ask> {
         match &mut self.kind {
+            Kind::Window(window) if short && !window.has_run_dry() => None,
             Kind::Window(window) => {
                 let (after, known) = window.wants_page(now)?;
                 window.reading();

@@ -125,9 +125,9 @@ pub struct Parts {
 pub struct Limits {
     /// Requests under way at once.
     pub attempts: usize,
-    /// Lanes held at once.
+    /// Lanes held at once, beside those that are given with what is stored in them.
     pub lanes: usize,
-    /// Bodies in lanes' windows.
+    /// Bodies in lanes' windows, about: beyond it each lane has no more than a few.
     pub memory_bytes: usize,
     /// How long a stop waits for attempts to end.
     pub drain: Duration,

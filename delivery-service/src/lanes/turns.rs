@@ -126,14 +126,15 @@ impl Engine {
     }
 
     fn read(&mut self, id: WebhookId, now: Instant, early: bool) {
-        let Some(held) = self.lanes.get_mut(&id) else { return };
+        let Some(held) = self.lanes.get(&id) else { return };
         if held.unsure {
             return;
         }
-        let (lease, room) = (held.lane.lease, self.entries < ENTRIES);
-        let Some(ask) = self.with(id, |held| held.lane.asks(room, now)).flatten() else { return };
+        let (lease, room, short) = (held.lane.lease, self.entries < ENTRIES, self.is_short_of_memory());
+        let Some(ask) = self.with(id, |held| held.lane.asks(room, short, now)).flatten() else { return };
         let queue = self.parts.queue.clone();
-        self.calls.spawn(async move { Reply::Read(lease, calls::read(&*queue, lease, ask, early).await) });
+        let read = async move { Reply::Read(lease, calls::read(&*queue, lease, ask, early, short).await) };
+        self.calls.spawn(read);
     }
 
     /// A lane that can do no more for now: when to look again, or give it back.

@@ -124,13 +124,23 @@ impl Window {
         self.fresh.len() + self.due.len() < WINDOW / 2 && self.bytes < WINDOW_BYTES / 2
     }
 
+    /// Whether nothing can start before a page has been read: what is in memory has been taken, but for a retry that
+    /// fresh ones may go before.
+    pub fn has_run_dry(&self) -> bool {
+        self.fresh.is_empty() && self.due.front().is_none_or(|due| self.is_later(due))
+    }
+
+    /// Whether the store may have fresh ones that were due before this one.
+    fn is_later(&self, due: &Waiting) -> bool {
+        due.head.next_attempt_ms > self.tail.time().0
+    }
+
     /// Whether the store may have fresh ones that were due before the retry in front.
     fn waits_for_fresh(&self) -> bool {
-        let later = |due: &Waiting| due.head.next_attempt_ms > self.tail.time().0;
         self.fresh.is_empty()
             && (self.reading || self.unread)
             && self.is_low()
-            && self.due.front().is_some_and(later)
+            && self.due.front().is_some_and(|due| self.is_later(due))
     }
 
     /// The next delivery that `pass` lets start; `short`: the process is short of room, and first

@@ -218,3 +218,21 @@ fn unsent_deliveries_go_back_to_their_places() {
     assert_eq!(lane.bytes(), bytes + 4);
     assert_eq!(places(&mut lane), [11, 12, 13]);
 }
+
+#[test]
+fn a_window_has_run_dry_when_nothing_can_start_before_it_is_read_on() {
+    let mut lane = lane();
+    assert!(lane.has_run_dry());
+    lane.offer(waiting(11, false), Place(10), true);
+    assert!(!lane.has_run_dry());
+    assert!(lane.take(Pass::Any, false).is_some_and(|_| lane.has_run_dry()));
+    let mut retry = waiting(1, true);
+    retry.head.next_attempt_ms = Place(11).time().0 + 1;
+    lane.reading();
+    lane.page(page(vec![retry], 11, false), Instant::now());
+    assert!(lane.has_run_dry(), "fresh ones may go before it");
+    lane.reading();
+    let until = Place::at(Time(2)).0;
+    lane.page(page(vec![], until, false), Instant::now());
+    assert!(!lane.has_run_dry(), "those that may are known");
+}

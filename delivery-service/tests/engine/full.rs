@@ -1,5 +1,5 @@
-//! A process that has started as many attempts as it may: who has waited longest for room is next, and
-//! lanes that became due in the store have their share.
+//! A process that has started as many attempts as it may, or has as much in memory: who has waited longest for
+//! room is next, lanes that became due in the store have their share, and what waits is not read back meanwhile.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -37,6 +37,10 @@ struct Full {
 
 impl Full {
     async fn start(store: Arc<dyn Queue>) -> Self {
+        Self::with(store, Limits { attempts: 1, ..Limits::default() }, |_| {}).await
+    }
+
+    async fn with(store: Arc<dyn Queue>, limits: Limits, change: fn(&mut Route)) -> Self {
         let answers = Arc::new(Semaphore::new(0));
         let let_go = answers.clone();
         let receiver = Receiver::answering(move |_| {
@@ -51,10 +55,10 @@ impl Full {
             let mut route: Route = route(n, &receiver.url(&format!("/{n}")));
             (route.policy.order, route.policy.batch) = (Order::Unordered, None);
             route.policy.timeout = PATIENCE;
+            change(&mut route);
             route
         };
         let (all, stop) = ((0..LANES).map(plain).collect(), CancellationToken::new());
-        let limits = Limits { attempts: 1, ..Limits::default() };
         let (lanes, _, routes) = engine(store.clone(), all, Clock::System, limits, stop.clone());
         let intake = Intake::new(routes, Group::start(store, lanes.clone()), Clock::System, 1);
         Self { receiver, answers, lanes, intake, stop }
@@ -103,5 +107,35 @@ async fn lanes_that_are_due_have_their_share_of_a_full_process() {
     full.has(3).await;
     full.answers.add_permits(2);
     assert_eq!(full.receiver.next().await.target, "/3");
+    full.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_that_are_due_have_their_share_of_a_process_whose_memory_is_full() {
+    let world = World::new().await;
+    let elsewhere = world.start();
+    elsewhere.stop.cancel();
+    tokio::time::timeout(PATIENCE, elsewhere.done).await.expect("the engine should stop").unwrap();
+
+    // The second of this webhook's waits in memory for an hour.
+    let limits = Limits { memory_bytes: 1_000, ..Limits::default() };
+    let slow = |route: &mut Route| {
+        if &*route.license_code == "account-0" {
+            route.policy.max_rate = 1.0 / 3_600.0;
+        }
+    };
+    let full = Full::with(world.late.clone(), limits, slow).await;
+    // Else the store would keep the second one's answer until the lane is given back.
+    world.late.claims_late.store(true, Ordering::SeqCst);
+    full.answers.add_permits(9);
+    for id in 0..9 {
+        assert!(full.intake.accept(vec![event(&account(0), id)], None).await[0].is_ok());
+    }
+    assert_eq!(full.receiver.next().await.target, "/0");
+    world.late.leaves_due.store(true, Ordering::SeqCst);
+    assert!(elsewhere.intake.accept(vec![event(&account(3), 1)], None).await[0].is_ok());
+    assert_eq!(full.receiver.next().await.target, "/3");
+    // Some wait in memory, and no others are read beside them.
+    assert_eq!(world.late.reads.load(Ordering::SeqCst), 0);
     full.stop.cancel();
 }

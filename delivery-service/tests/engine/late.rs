@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -39,7 +39,7 @@ pub struct Late {
     /// A lane was given back.
     given_back: Notify,
     /// Claims are answered late.
-    claims_late: AtomicBool,
+    pub claims_late: AtomicBool,
     /// Lanes were claimed, and the engine does not know.
     claimed: Notify,
     /// Lanes of what is stored become due: nobody has them.
@@ -50,6 +50,8 @@ pub struct Late {
     pub claims: Mutex<fn(Claimed) -> Claimed>,
     /// A lane whose bulk retry cannot go on.
     pub damaged: Mutex<Option<WebhookId>>,
+    /// Pages that were read.
+    pub reads: AtomicUsize,
     /// A claim was answered.
     pub answered: Notify,
     /// What was settled, lane by lane: how many outcomes, and whether the lane was given back with them.
@@ -114,6 +116,7 @@ impl Queue for Late {
         known: usize,
         page: PageLimit,
     ) -> Result<Result<Page, LeaseLost>, QueueError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         self.inner.read(lane, after, known, page).await
     }
 
@@ -209,6 +212,7 @@ impl World {
             wake_fails: AtomicBool::new(false),
             claims: Mutex::new(|claimed| claimed),
             damaged: Mutex::default(),
+            reads: AtomicUsize::new(0),
             answered: Notify::new(),
             settled: Mutex::default(),
         };
