@@ -31,7 +31,8 @@ impl DiskStore {
     /// The store in an open file, made at `now` if the file is new, with a log of `log_kept` changes
     /// (`LOG_KEPT`, as a rule). Blocks.
     pub fn new(db: Database, now: Time, log_kept: u64) -> Result<Self, StoreError> {
-        let tx = db.begin_write()?;
+        let mut tx = db.begin_write()?;
+        tx.set_quick_repair(true);
         let revision = tables::prepare(&tx, now)?;
         tx.commit()?;
         let (revision, _) = watch::channel(revision);

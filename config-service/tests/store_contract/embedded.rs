@@ -51,6 +51,17 @@ async fn the_embedded_store_keeps_all_when_it_is_opened_again() {
 }
 
 #[test]
+fn a_store_that_has_just_been_opened_need_not_be_repaired_after_a_crash() {
+    let folder = Embedded(tempfile::tempdir().unwrap());
+    let _store = folder.open("db", NOW);
+    let crashed = folder.0.path().join("crashed");
+    std::fs::copy(folder.0.path().join("db"), &crashed).unwrap();
+    let mut builder = redb::Builder::new();
+    builder.set_repair_callback(|_| panic!("all of it is read"));
+    builder.create(crashed).unwrap();
+}
+
+#[test]
 fn a_layout_that_is_not_known_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let database = common::disk::open(folder.path(), "db").unwrap();
