@@ -88,11 +88,9 @@ pub async fn start(settings: Settings, metrics: Metrics, stop: CancellationToken
 async fn open(store: &settings::Store, clock: &Clock) -> anyhow::Result<Arc<dyn Store>> {
     match store {
         settings::Store::Disk(folder) => {
-            let (folder, now) = (folder.join("config-service"), clock.now());
-            let opened = spawn_blocking(move || {
-                let database = disk::open(&folder, "webhooks.redb")?;
-                anyhow::Ok(DiskStore::new(database, now, LOG_KEPT)?)
-            });
+            let (folder, clock) = (folder.join("config-service"), clock.clone());
+            let opens = move || disk::open(&folder, "webhooks.redb");
+            let opened = spawn_blocking(move || DiskStore::new(opens, clock, LOG_KEPT));
             Ok(Arc::new(opened.await?.context("cannot open the embedded store")?))
         }
         settings::Store::Redis(at) => {

@@ -23,8 +23,9 @@ type Messages = BoxStream<'static, Result<WatchRoutesResponse, Status>>;
 impl Feed {
     fn new(log_kept: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let database = common::disk::open(folder.path(), "db").unwrap();
-        let store: Arc<dyn Store> = Arc::new(DiskStore::new(database, NOW, log_kept).unwrap());
+        let at = folder.path().to_owned();
+        let opens = move || common::disk::open(&at, "db");
+        let store: Arc<dyn Store> = Arc::new(DiskStore::new(opens, Clock::by_hand(NOW), log_kept).unwrap());
         let stop = CancellationToken::new();
         let routes = Routes::new(store.clone(), Clock::by_hand(NOW), None, Gauge::default(), stop.clone());
         Self { routes, store, stop, _folder: folder }

@@ -1,10 +1,18 @@
 //! The store in one file (redb) under the service's own folder; `tables` has the layout. A write is one
 //! durable transaction; reads see a snapshot and wait for no writer. Both run off the async threads.
+//!
+//! After an error of the disk redb refuses to go on with a file: whoever comes next opens it anew, at most
+//! once a second, and until then everything is refused. All that was answered is there then.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use common::{clock::Time, ids::WebhookId};
+use common::{
+    clock::{Clock, Time},
+    disk::DiskError,
+    ids::WebhookId,
+};
+use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 use tokio::{
     sync::{Semaphore, watch},
@@ -19,24 +27,99 @@ use super::{
     },
 };
 
+/// A broken file is opened anew once in this time.
+const SELDOM: Duration = Duration::from_secs(1);
+
 pub struct DiskStore {
-    db: Arc<Database>,
+    file: Arc<File>,
     /// Lets one writer at a time onto a blocking thread; the others wait without one.
     turn: Arc<Semaphore>,
-    revision: watch::Sender<u64>,
     log_kept: u64,
 }
 
+/// The file, and how to open it anew.
+struct File {
+    /// None while it is broken.
+    database: RwLock<Option<Arc<Database>>>,
+    opens: Box<dyn Fn() -> Result<Database, DiskError> + Send + Sync>,
+    clock: Clock,
+    /// When it was last opened anew; locked by who does that.
+    tried: Mutex<Option<Time>>,
+    revision: watch::Sender<u64>,
+}
+
+impl File {
+    /// Works with the database. Where the disk fails at that, the file is broken. Blocks.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let database = self.database()?;
+        let result = work(&database);
+        if let Err(StoreError::Unavailable(cause)) = &result {
+            // It may be another one's by now: only what failed is given up. It is closed, which takes its time,
+            // after the lock, by the last who works with it.
+            let broken = self.database.write().take_if(|current| Arc::ptr_eq(current, &database));
+            if broken.is_some() {
+                tracing::error!(cause, "the store's file could not be read or written");
+            }
+        }
+        result
+    }
+
+    fn database(&self) -> Result<Arc<Database>, StoreError> {
+        let present = self.database.read().clone();
+        present.map_or_else(|| self.reopen(), Ok)
+    }
+
+    fn reopen(&self) -> Result<Arc<Database>, StoreError> {
+        let broken = || StoreError::Unavailable("the file is being opened anew".into());
+        // A disk that fails may be slow at that: the others do not wait.
+        let mut tried = self.tried.try_lock().ok_or_else(broken)?;
+        if let Some(present) = self.database.read().clone() {
+            return Ok(present);
+        }
+        let now = self.clock.now();
+        if tried.is_some_and(|tried| (tried..tried + SELDOM).contains(&now)) {
+            return Err(broken());
+        }
+        *tried = Some(now);
+        let (database, revision) = self
+            .open()
+            .inspect_err(|error| tracing::error!(%error, "the store's file cannot be opened anew"))?;
+        // The commit that failed may have been done: watchers hear of it, and before any later one.
+        self.revision.send_replace(revision);
+        *self.database.write() = Some(database.clone());
+        tracing::info!("the store's file is open again");
+        Ok(database)
+    }
+
+    /// No tables are made here: a file that has gone must not come back as an empty store.
+    fn open(&self) -> Result<(Arc<Database>, u64), StoreError> {
+        let database = (self.opens)()?;
+        let revision = number(&database.begin_read()?.open_table(STATE)?, "revision")?;
+        Ok((Arc::new(database), revision))
+    }
+}
+
 impl DiskStore {
-    /// The store in an open file, made at `now` if the file is new, with a log of `log_kept` changes
-    /// (`LOG_KEPT`, as a rule). Blocks.
-    pub fn new(db: Database, now: Time, log_kept: u64) -> Result<Self, StoreError> {
+    /// The store in the file that `opens` opens, now and after errors; made if the file is new. With a log of
+    /// `log_kept` changes (`LOG_KEPT`, as a rule). Blocks.
+    pub fn new(
+        opens: impl Fn() -> Result<Database, DiskError> + Send + Sync + 'static,
+        clock: Clock,
+        log_kept: u64,
+    ) -> Result<Self, StoreError> {
+        let db = opens()?;
         let mut tx = db.begin_write()?;
         tx.set_quick_repair(true);
-        let revision = tables::prepare(&tx, now)?;
+        let revision = tables::prepare(&tx, clock.now())?;
         tx.commit()?;
-        let (revision, _) = watch::channel(revision);
-        Ok(Self { db: Arc::new(db), turn: Arc::new(Semaphore::new(1)), revision, log_kept })
+        let file = File {
+            database: RwLock::new(Some(Arc::new(db))),
+            opens: Box::new(opens),
+            clock,
+            tried: Mutex::new(None),
+            revision: watch::channel(revision).0,
+        };
+        Ok(Self { file: Arc::new(file), turn: Arc::new(Semaphore::new(1)), log_kept })
     }
 
     async fn read<T, F>(&self, look: F) -> Result<T, StoreError>
@@ -44,8 +127,8 @@ impl DiskStore {
         T: Send + 'static,
         F: FnOnce(&ReadTransaction) -> Result<T, StoreError> + Send + 'static,
     {
-        let db = self.db.clone();
-        spawn_blocking(move || look(&db.begin_read()?)).await.map_err(stopped)?
+        let file = self.file.clone();
+        spawn_blocking(move || file.with(|db| look(&db.begin_read()?))).await.map_err(stopped)?
     }
 
     /// One durable transaction; where `change` gives no new revision, nothing is written.
@@ -55,25 +138,29 @@ impl DiskStore {
         F: FnOnce(&mut Write<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let turn = self.turn.clone().acquire_owned().await.map_err(stopped)?;
-        let (db, log_kept, newest) = (self.db.clone(), self.log_kept, self.revision.clone());
+        let (file, log_kept) = (self.file.clone(), self.log_kept);
         let done = spawn_blocking(move || {
-            let mut tx = db.begin_write()?;
-            // After a crash the file opens at once, whatever its size.
-            tx.set_quick_repair(true);
-            let mut write = Write::new(&tx, log_kept);
-            let result = change(&mut write)?;
-            let (revision, dirty) = (write.revision, write.dirty);
-            if dirty {
-                tx.commit()?
-            } else {
-                tx.abort()?
-            }
-            // Even if the caller has gone meanwhile, watchers hear of it.
-            if let Some(revision) = revision {
-                newest.send_replace(revision);
-            }
+            let result = file.with(|db| {
+                let mut tx = db.begin_write()?;
+                // After a crash the file opens at once, whatever its size; and what could not be flushed is not
+                // taken for done when it is opened anew.
+                tx.set_quick_repair(true);
+                let mut write = Write::new(&tx, log_kept);
+                let result = change(&mut write)?;
+                let (revision, dirty) = (write.revision, write.dirty);
+                if dirty {
+                    tx.commit()?
+                } else {
+                    tx.abort()?
+                }
+                // Even if the caller has gone meanwhile, watchers hear of it.
+                if let Some(revision) = revision {
+                    file.revision.send_replace(revision);
+                }
+                Ok(result)
+            });
             drop(turn);
-            Ok(result)
+            result
         });
         done.await.map_err(stopped)?
     }
@@ -242,7 +329,7 @@ impl Store for DiskStore {
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
-        self.revision.subscribe()
+        self.file.revision.subscribe()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -252,4 +339,13 @@ impl Store for DiskStore {
 
 fn stopped(_: impl std::error::Error) -> StoreError {
     StoreError::Unavailable("the service is stopping".into())
+}
+
+impl From<DiskError> for StoreError {
+    fn from(error: DiskError) -> Self {
+        match error {
+            DiskError::Damaged { .. } => Self::Damaged(error.to_string()),
+            _ => Self::Unavailable(error.to_string()),
+        }
+    }
 }

@@ -254,9 +254,9 @@ async fn stored(store: &dyn Store) -> BTreeMap<String, Route> {
 async fn nothing_is_missed(seed: u64) {
     println!("seed {seed} (SEED={seed} repeats it)");
     let folder = tempfile::tempdir().unwrap();
-    let database = common::disk::open(folder.path(), "db").unwrap();
-    let start = Time(1_700_000_000_000);
-    let disk: Arc<dyn Store> = Arc::new(DiskStore::new(database, start, LOG_KEPT).unwrap());
+    let (at, clock) = (folder.path().to_owned(), Clock::by_hand(Time(1_700_000_000_000)));
+    let opens = move || common::disk::open(&at, "db");
+    let disk: Arc<dyn Store> = Arc::new(DiskStore::new(opens, clock, LOG_KEPT).unwrap());
     let born = disk.revision().await.unwrap();
     let stop = CancellationToken::new();
     let started = serve(Arc::new(Faulty::new(disk.clone(), seed, PERCENT)), stop.clone()).await;
