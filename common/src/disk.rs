@@ -3,14 +3,21 @@
 
 use std::{
     fs, io,
+    ops::Bound,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use redb::{Database, DatabaseError, StorageError, backends::FileBackend};
+use redb::{Database, DatabaseError, StorageBackend, StorageError, backends::FileBackend};
 
 /// What redb may keep of the file in memory, in bytes. Little: the system keeps it too.
 const CACHE: usize = 4 << 20;
+
+/// redb's header is in the file's first page, and begins with a number of so many bytes.
+const HEADER: usize = 4096;
+const NUMBER: usize = 9;
+/// redb begins with a file that is no longer than this.
+const NEW: u64 = 128 << 10;
 
 /// The file cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +34,56 @@ pub enum DiskError {
     Other { path: PathBuf, reason: String },
 }
 
-/// Opens `file` in `folder`, and makes both when they are not there yet.
+/// Opens `file` in `folder`, and makes both when they are not there yet, or were begun and left.
 pub fn open(folder: &Path, file: &str) -> Result<Database, DiskError> {
+    match open_as_it_is(folder, file) {
+        Err(DiskError::Damaged { .. }) => {
+            empty_unfinished(folder, file)?;
+            open_as_it_is(folder, file)
+        }
+        opened => opened,
+    }
+}
+
+fn open_as_it_is(folder: &Path, file: &str) -> Result<Database, DiskError> {
     let file_backend = open_plain(folder, file)?;
     redb::Builder::new()
         .set_cache_size(CACHE)
         .create_with_backend(file_backend)
         .map_err(|error| failure(folder.join(file), error))
+}
+
+/// Empties a file that was never completely made. Whoever starts at the same time may be making it: that is
+/// looked at, and done, under the lock of those who have it open.
+fn empty_unfinished(folder: &Path, file: &str) -> Result<(), DiskError> {
+    let path = folder.join(file);
+    let failed = |error| io_error(&path, error);
+    let file = open_plain(folder, file)?;
+    let is_ours = file.try_lock_range(Bound::Unbounded, Bound::Unbounded);
+    if !is_ours.map_err(|error| failed(error.into()))? {
+        return Err(DiskError::InUse(path));
+    }
+    if is_unfinished(&file).map_err(failed)? {
+        tracing::warn!(path = %path.display(), "the file was never completely made, and is made anew");
+        file.set_len(0).map_err(failed)?;
+    }
+    file.close().map_err(failed)
+}
+
+/// Whether a file's making was broken off, by a kill or a full disk. redb gives it its length, writes the
+/// header without its number, and adds that once these are on the disk: what has no number has never held
+/// anything. Unless damage took it away. But whatever was once committed is in pages beyond the header's,
+/// of which none is all zeros. So a file is given up only when there is nothing in it to lose: without a
+/// number, with zeros alone beyond the header, and no longer than a new one.
+fn is_unfinished(file: &FileBackend) -> io::Result<bool> {
+    let len = file.len()?;
+    if len > NEW {
+        return Ok(false);
+    }
+    let mut bytes = vec![0; len as usize];
+    file.read(0, &mut bytes)?;
+    let mut rest = bytes.iter().take(NUMBER).chain(bytes.iter().skip(HEADER));
+    Ok(rest.all(|&byte| byte == 0))
 }
 
 /// The same of a file that is no store by itself. Nobody is kept from it but by the store beside it.
@@ -84,36 +134,4 @@ fn io_error(path: &Path, source: io::Error) -> DiskError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    #[test]
-    fn a_store_is_made_kept_and_its_owners_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let inner = folder.path().join("a/b");
-        drop(open(&inner, "x.redb").unwrap());
-        drop(open(&inner, "x.redb").unwrap());
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&inner), 0o700);
-        assert_eq!(mode(&inner.join("x.redb")), 0o600);
-        assert!(free_bytes(&inner).unwrap() > 0);
-    }
-
-    #[test]
-    fn what_hinders_is_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let _open = open(folder.path(), "held.redb").unwrap();
-        let error = open(folder.path(), "held.redb").unwrap_err();
-        assert!(matches!(error, DiskError::InUse(_)), "{error:?}");
-        assert!(error.to_string().contains("in use by another process"), "{error}");
-
-        fs::write(folder.path().join("text.redb"), "no store ".repeat(10_000)).unwrap();
-        let error = open(folder.path(), "text.redb").unwrap_err();
-        assert!(matches!(error, DiskError::Damaged { .. }), "{error:?}");
-
-        let error = open(&folder.path().join("text.redb"), "x").unwrap_err();
-        assert!(matches!(error, DiskError::Io { .. }), "{error:?}");
-    }
-}
+mod tests;
