@@ -2,7 +2,7 @@
 //! is left. One process at a time has a file open; the file and its folders are its owner's alone.
 
 use std::{
-    fs, io,
+    fs, io, iter,
     ops::Bound,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -88,6 +88,7 @@ fn is_unfinished(file: &FileBackend) -> io::Result<bool> {
 
 /// The same of a file that is no store by itself. Nobody is kept from it but by the store beside it.
 pub fn open_plain(folder: &Path, file: &str) -> Result<FileBackend, DiskError> {
+    let changing = changing(folder);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -102,9 +103,23 @@ pub fn open_plain(folder: &Path, file: &str) -> Result<FileBackend, DiskError> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| io_error(&path, error))?;
-    // So that a file that was made now is found after a loss of power.
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| io_error(folder, error))?;
+    // So that what was made now is found after a loss of power.
+    for folder in changing {
+        fs::File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| io_error(folder, error))?;
+    }
     FileBackend::new(opened).map_err(|error| failure(path, error))
+}
+
+/// The folders that get a new entry when a file in `folder` is made: that one, and for each that is not there
+/// yet the one above it.
+fn changing(folder: &Path) -> Vec<&Path> {
+    let is_here = |folder: &Path| folder.as_os_str().is_empty();
+    let missing = folder.ancestors().take_while(|folder| !is_here(folder) && !folder.exists());
+    let above = missing.filter_map(Path::parent);
+    let above = above.map(|folder| if is_here(folder) { Path::new(".") } else { folder });
+    iter::once(folder).chain(above).collect()
 }
 
 /// Bytes that can still be written to the file system that `folder` is on.

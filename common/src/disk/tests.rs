@@ -29,6 +29,20 @@ fn a_store_is_made_kept_and_its_owners_alone() {
 }
 
 #[test]
+fn every_folder_that_gets_an_entry_is_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (top, leaf) = (folder.path(), folder.path().join("a/b/c"));
+    assert_eq!(changing(&leaf), [&leaf, &top.join("a/b"), &top.join("a"), top]);
+    fs::create_dir(top.join("a")).unwrap();
+    assert_eq!(changing(&leaf), [&leaf, &top.join("a/b"), &top.join("a")]);
+    fs::create_dir_all(&leaf).unwrap();
+    assert_eq!(changing(&leaf), [&leaf]);
+    let relative = Path::new("not there/b");
+    assert_eq!(changing(relative), [relative, Path::new("not there"), Path::new(".")]);
+    assert_eq!(changing(Path::new("src")), [Path::new("src")]);
+}
+
+#[test]
 fn what_hinders_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let _open = open(folder.path(), "held.redb").unwrap();
