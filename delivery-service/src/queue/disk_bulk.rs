@@ -35,7 +35,10 @@ impl Group<'_, '_> {
                 open.into_iter().map(|(_, id)| id).collect()
             }
         };
-        for id in ids.into_iter().take(CANCEL_MOST) {
+        let ids: Vec<_> = ids.into_iter().take(CANCEL_MOST).collect();
+        // Before anything is changed: one may be unreadable.
+        ids.iter().try_for_each(|&id| self.delivery(id).map(drop))?;
+        for id in ids {
             let Some((mut mark, mut head)) = self.delivery(id)? else { continue };
             if head.webhook_id() != lane || !matches!(mark.kind, Kind::Fresh | Kind::Scheduled) {
                 continue;
@@ -120,6 +123,7 @@ impl Group<'_, '_> {
         if self.tables.scheduled.range(&first, &last)?.take(most).count() >= most {
             return Ok(slice);
         }
+        let mut row = self.tables.lanes.get(lane)?;
         let (first, last) = (at(lane, from), at(lane, Place(to.0 - 1)));
         let failed: Vec<_> = (self.tables.failed.range(&first, &last)?.take(most))
             .map(|entry| {
@@ -134,9 +138,17 @@ impl Group<'_, '_> {
             }
             _ => self.tables.bulk.remove(&lane.bytes())?,
         }
-        let mut row = self.tables.lanes.get(lane)?;
         for (place, id) in failed {
-            let Some((mut mark, mut head)) = self.delivery(id)? else { continue };
+            let (mut mark, mut head) = match self.delivery(id) {
+                Err(QueueError::Damaged(reason)) => {
+                    tracing::error!(webhook = %lane, %id, reason, "a FAILED delivery is not retried");
+                    continue;
+                }
+                delivery => match delivery? {
+                    Some(delivery) => delivery,
+                    None => continue,
+                },
+            };
             if mark.kind != Kind::Failed || !self.tables.bodies.has(id)? {
                 continue;
             }

@@ -62,6 +62,11 @@ impl Changes {
         self.0.borrow().bytes.len() <= HEADER
     }
 
+    /// How much there is: more once something has changed, unless there are too many.
+    pub fn bytes(&self) -> usize {
+        self.0.borrow().bytes.len()
+    }
+
     /// Whether they are more than a record may have.
     pub fn are_too_many(&self) -> bool {
         self.0.borrow().too_many

@@ -99,7 +99,8 @@ impl Group<'_, '_> {
         Ok(if due { LaneNow::Due } else { LaneNow::NotNow })
     }
 
-    /// `Settle::done_to` is not needed here: the index of fresh deliveries is exact.
+    /// `Settle::done_to` is not needed here: the index of fresh deliveries is exact. What cannot be read is found
+    /// before anything is changed.
     pub fn settle(&mut self, settle: &Settle) -> Result<Result<(), LeaseLost>, QueueError> {
         if !self.lanes.holds(settle.lane) {
             return Ok(Err(LeaseLost));
@@ -107,6 +108,7 @@ impl Group<'_, '_> {
         let lane = settle.lane.webhook_id;
         let mut row = self.tables.lanes.get(lane)?;
         let count = settle.deliveries.len();
+        settle.deliveries.iter().try_for_each(|settled| self.check(settled))?;
         for settled in &settle.deliveries {
             self.settle_one(lane, &mut row, settled)?;
         }
@@ -119,6 +121,16 @@ impl Group<'_, '_> {
         }
         self.tables.lanes.put(lane, row);
         Ok(Ok(()))
+    }
+
+    /// That what is needed of a delivery's record can be read.
+    fn check(&self, settled: &Settled) -> Result<(), QueueError> {
+        let read = |value: &[u8]| {
+            let mark = Mark::read(value)?;
+            let needs_head = mark.kind == Kind::Ended || settled.fate == Fate::Batch;
+            if needs_head { Mark::read_all(value).map(drop) } else { Ok(()) }
+        };
+        self.tables.heads.read(&settled.head.id().bytes(), read)?.unwrap_or(Ok(()))
     }
 
     fn settle_one(&mut self, lane: WebhookId, row: &mut Row, settled: &Settled) -> Result<(), QueueError> {
@@ -211,8 +223,8 @@ impl Group<'_, '_> {
         let lane = head.webhook_id();
         let is_held = matches!(self.lanes.get(lane), Some(Lane::Held { .. }));
         if mark.kind == Kind::Failed {
-            self.tables.failed.remove(&at(lane, mark.place))?;
             let mut row = self.tables.lanes.get(lane)?;
+            self.tables.failed.remove(&at(lane, mark.place))?;
             row.failed = row.failed.saturating_sub(1);
             row.open += 1;
             row.open_bytes += u64::from(mark.body_bytes);
@@ -232,7 +244,11 @@ impl Group<'_, '_> {
     pub fn wake(&mut self, lane: WebhookId) -> Result<(), QueueError> {
         // A hold ends too: what held the lane back may be mended.
         self.no_longer_stopped(lane)?;
-        let has_open = self.tables.lanes.get(lane)?.open > 0;
+        let has_open = match self.tables.lanes.get(lane) {
+            // Whoever works on it is told; it does not keep the others.
+            Err(QueueError::Damaged(_)) => true,
+            row => row?.open > 0,
+        };
         if has_open || matches!(self.lanes.get(lane), Some(Lane::Held { .. })) {
             self.lanes.wake(lane, self.now);
         }

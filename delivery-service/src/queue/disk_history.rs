@@ -31,7 +31,11 @@ impl Group<'_, '_> {
         let mut budget = SWEEP;
         for &key in &lanes {
             let lane = WebhookId::from_bytes(key);
-            let mut row = self.tables.lanes.get(lane)?;
+            let mut row = match self.tables.lanes.get(lane) {
+                // It stays as it is, and keeps nobody from what comes after it.
+                Err(QueueError::Damaged(_)) => continue,
+                row => row?,
+            };
             let trimmed = self.trim(lane, &mut row, budget)?;
             budget = budget.saturating_sub(trimmed);
             let empty = row.open + row.ended + row.failed == 0 && row.memo.is_empty();

@@ -13,6 +13,9 @@ use super::Lease;
 
 /// How long leases live without a `claim`.
 pub(super) const LEASE: Duration = Duration::from_secs(60);
+/// How long a lane that cannot be read is left alone. Not for ever: a read that failed may go well later, and whoever
+/// has to mend the lane is told of it again.
+pub(super) const ASIDE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -26,6 +29,8 @@ pub(super) enum Lane {
 pub(super) struct Lanes {
     lanes: HashMap<WebhookId, Lane>,
     due: BTreeSet<(i64, WebhookId)>,
+    /// Lanes that could not be read, and before when they are not due, whatever comes in.
+    aside: HashMap<WebhookId, i64>,
     news: HashSet<WebhookId>,
     fence: u64,
     /// By a clock that only goes forward: when the leases end.
@@ -40,6 +45,7 @@ impl Lanes {
         Self {
             lanes: HashMap::new(),
             due: BTreeSet::new(),
+            aside: HashMap::new(),
             news: HashSet::new(),
             fence,
             alive_until: monotonic + LEASE,
@@ -58,6 +64,7 @@ impl Lanes {
     /// Leases a lane; its fence.
     pub fn grant(&mut self, id: WebhookId) -> u64 {
         self.fence += 1;
+        self.aside.remove(&id);
         self.put(id, Some(Lane::Held { fence: self.fence, woken: false }));
         self.fence
     }
@@ -66,6 +73,15 @@ impl Lanes {
     pub fn free(&mut self, id: WebhookId, due: Option<i64>) {
         self.news.remove(&id);
         self.put(id, due.map(|due| Lane::Free { due }));
+    }
+
+    /// A leased lane cannot be read: it is free, and left alone for a while, or until it is woken.
+    pub fn put_aside(&mut self, lease: Lease, now: Time) {
+        if self.holds(lease) {
+            let until = (now + ASIDE).0;
+            self.aside.insert(lease.webhook_id, until);
+            self.free(lease.webhook_id, Some(until));
+        }
     }
 
     /// A free lane has something to do then; a held one's holder hears of it. Whether it is due `now`.
@@ -78,7 +94,7 @@ impl Lanes {
             Some(Lane::Free { due }) if due <= at => due <= now.0,
             _ => {
                 self.put(id, Some(Lane::Free { due: at }));
-                at <= now.0
+                at <= now.0 && !self.aside.contains_key(&id)
             }
         }
     }
@@ -90,7 +106,10 @@ impl Lanes {
                 self.put(id, Some(Lane::Held { fence, woken: true }));
                 self.news.insert(id);
             }
-            _ => self.put(id, Some(Lane::Free { due: now.0 })),
+            _ => {
+                self.aside.remove(&id);
+                self.put(id, Some(Lane::Free { due: now.0 }));
+            }
         }
     }
 
@@ -161,7 +180,10 @@ impl Lanes {
         self.before.clear();
     }
 
-    fn put(&mut self, id: WebhookId, lane: Option<Lane>) {
+    fn put(&mut self, id: WebhookId, mut lane: Option<Lane>) {
+        if let (Some(Lane::Free { due }), Some(&until)) = (&mut lane, self.aside.get(&id)) {
+            *due = until.max(*due);
+        }
         let old = match lane {
             Some(lane) => self.lanes.insert(id, lane),
             None => self.lanes.remove(&id),

@@ -42,6 +42,8 @@ pub(super) const THE_FILE: u8 = 1;
 pub(super) const THE_JOURNAL: u8 = 2;
 /// It fails as it is flushed to the disk, rather than when it is written.
 pub(super) const AT_FLUSH: u8 = 4;
+/// The same, as it is read.
+pub(super) const AT_READ: u8 = 8;
 
 /// A file that fails when it is told to.
 #[derive(Debug)]
@@ -54,7 +56,7 @@ struct Faulty {
 impl Faulty {
     fn check(&self, at: u8) -> io::Result<()> {
         let fails = self.fails.load(Ordering::Relaxed);
-        let is_hit = fails & self.is > 0 && fails & AT_FLUSH == at;
+        let is_hit = fails & self.is > 0 && fails & (AT_FLUSH | AT_READ) == at;
         if is_hit { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }
@@ -65,6 +67,7 @@ impl StorageBackend for Faulty {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.check(AT_READ)?;
         self.file.read(offset, out)
     }
 
@@ -94,15 +97,20 @@ fn faulty(folder: &Path, fails: &Arc<AtomicU8>) -> Result<Files, QueueError> {
         let file = options.read(true).write(true).create(true).truncate(false).open(folder.join(file));
         Faulty { file: FileBackend::new(file.unwrap()).unwrap(), is, fails: Arc::clone(fails) }
     });
-    let database = redb::Builder::new().create_with_backend(file);
+    // Nothing is kept of it, so that reading can fail.
+    let database = redb::Builder::new().set_cache_size(0).create_with_backend(file);
     Ok((database.map_err(|error| QueueError::Unavailable(error.to_string()))?, Box::new(journal)))
 }
 
 /// A queue on files that fail as they are told to.
 pub(super) fn open_faulty(folder: &Path, fails: &Arc<AtomicU8>) -> Arc<DiskQueue> {
+    open_faulty_by(folder, fails, Clock::by_hand(NOW))
+}
+
+pub(super) fn open_faulty_by(folder: &Path, fails: &Arc<AtomicU8>, clock: Clock) -> Arc<DiskQueue> {
     let (at, switch) = (folder.to_owned(), Arc::clone(fails));
     let opens = Box::new(move || faulty(&at, &switch));
-    DiskQueue::open_with(folder, Clock::by_hand(NOW), Limits::default(), 0, opens).unwrap()
+    DiskQueue::open_with(folder, clock, Limits::default(), 0, opens).unwrap()
 }
 
 pub(super) fn lane(number: u128) -> WebhookId {

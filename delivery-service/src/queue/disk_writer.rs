@@ -3,8 +3,9 @@
 //!
 //! One transaction of the file lasts over many groups. It ends by a checkpoint, a durable commit after
 //! which the journal begins anew, when much has changed, or nothing has come for a while; or by a flush, a commit
-//! without durability, when somebody wants a snapshot: the journal still has what was in it. When anything fails,
-//! lanes are as before the group, and the file is opened anew: all that was answered is there.
+//! without durability, when somebody wants a snapshot: the journal still has what was in it. When the disk fails,
+//! lanes are as before the group, and the file is opened anew: all that was answered is there. A record that cannot
+//! be read is harm to its own lane alone (`disk_one`).
 
 use std::{
     mem,
@@ -22,12 +23,13 @@ use redb::Durability;
 use tokio::sync::mpsc;
 
 use super::{
-    Claimed, Lanes as Which, Limits, QueueError,
+    Claimed, Limits, PageLimit, QueueError,
     disk_changes::Changes,
     disk_file::{self, Opened, Opens, Shared},
     disk_group::{Group, due},
     disk_journal::Journal,
     disk_lanes::{LEASE, Lanes},
+    disk_one::{leave, one},
     disk_page,
     disk_tables::{FRESH, SCHEDULED, STOPPED, Tables, first_due, has_fresh, open_lanes},
     disk_work::{Answer, Asked, Command, Done, Granted, Inbox, Returned, Work},
@@ -152,7 +154,7 @@ impl Writer {
             }
             Err(error) => {
                 if self.shared.database.read().is_some() {
-                    tracing::error!(%error, "the queue's file could not be written");
+                    tracing::error!(%error, "the queue's file could not be used");
                 }
                 self.lanes.undo();
                 // Whoever asks for lanes is there, and has the leases that it had.
@@ -229,7 +231,7 @@ impl Writer {
             self.sweep_from = group.sweep(self.sweep_from)?;
         }
         for work in mem::take(&mut asked.works) {
-            asked.done.push(one(&mut group, work, &self.room)?);
+            asked.done.push(one(&mut group, work, &self.room, changes)?);
         }
         tables.lanes.note();
         if !changes.is_empty() {
@@ -243,12 +245,14 @@ impl Writer {
         self.lanes.keep();
         asked.answer();
         let is_flushed = !self.shared.is_unflushed();
+        let mut looked = Ok(());
         for command in mem::take(&mut asked.after) {
             match command.work {
                 Work::Flush if !is_flushed => asked.after.push(command),
-                work => self.look(work, command.answer, tables, now),
+                work => looked = looked.and(self.look(work, command.answer, tables, now)),
             }
         }
+        looked?;
         let changed = tables.heads.changed_rows() + tables.bodies.rows.changed_rows();
         let is_long = self.journal.bytes() >= LONG || tables.held_bytes() >= HELD || changed >= CHANGED;
         Ok(match asked.after.is_empty() {
@@ -258,31 +262,58 @@ impl Writer {
         })
     }
 
-    /// Does what changes nothing in the tables. Leases are given once all that came with them is durable.
-    fn look(&mut self, work: Work, answer: Answer, tables: &Tables<'_>, now: Time) {
-        let lanes = &mut self.lanes;
+    /// Does what changes nothing in the tables. Leases are given once all that came with them is durable. A lane that
+    /// cannot be read is its own harm; an error is the file's.
+    fn look(&mut self, work: Work, answer: Answer, tables: &Tables<'_>, now: Time) -> Result<(), QueueError> {
         let done = match work {
-            Work::Claim(count, limit) => {
-                let leases = lanes.claim(count, now, self.shared.monotonic());
-                let granted = leases.iter().map(|&lease| disk_page::grant(tables, lease, limit, now));
-                let claimed = granted.collect::<Result<_, _>>().map(|granted| Claimed {
-                    lanes: granted,
-                    lease: LEASE,
-                    next_due: lanes.next_due().map(|due| now.until(Time(due))),
-                    news: lanes.take_news(),
-                    withdrawn: Vec::new(),
-                });
-                if claimed.is_err() {
-                    lanes.give_back(&leases, now);
+            Work::Claim(count, limit) => self.claim(count, limit, tables, now).map(Done::Claimed),
+            Work::Read(lease, _) if !self.lanes.holds(lease) => Ok(Done::Lost),
+            Work::Read(lease, read) => match disk_page::read(tables, lease.webhook_id, read, now) {
+                Err(error @ QueueError::Damaged(_)) => {
+                    // An error would have the holder wait with all of its lanes.
+                    leave(&mut self.lanes, lease, &error, now);
+                    Ok(Done::Lost)
                 }
-                claimed.map(|claimed| Done::Claimed(Granted::new(claimed, &self.returned)))
-            }
-            Work::Read(lease, _) if !lanes.holds(lease) => Ok(Done::Lost),
-            Work::Read(lease, read) => disk_page::read(tables, lease.webhook_id, read, now),
+                read => read,
+            },
             _ => Ok(Done::Flushed),
         };
+        let failed = done.as_ref().err().cloned();
         // Who asked may be gone.
         let _ = answer.send(done);
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Leases due lanes, all of those that can be read.
+    fn claim(
+        &mut self,
+        count: usize,
+        limit: PageLimit,
+        tables: &Tables<'_>,
+        now: Time,
+    ) -> Result<Granted, QueueError> {
+        let leases = self.lanes.claim(count, now, self.shared.monotonic());
+        let mut granted = Vec::with_capacity(leases.len());
+        for &lease in &leases {
+            match disk_page::grant(tables, lease, limit, now) {
+                Ok(grant) => granted.push(grant),
+                Err(error) => {
+                    leave(&mut self.lanes, lease, &error, now);
+                    if !matches!(error, QueueError::Damaged(_)) {
+                        self.lanes.give_back(&leases, now);
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        let claimed = Claimed {
+            lanes: granted,
+            lease: LEASE,
+            next_due: self.lanes.next_due().map(|due| now.until(Time(due))),
+            news: self.lanes.take_news(),
+            withdrawn: Vec::new(),
+        };
+        Ok(Granted::new(claimed, &self.returned))
     }
 
     /// Opens the file anew after an error, once it can be.
@@ -303,35 +334,6 @@ impl Writer {
         tracing::info!("the queue's file is open again");
         Ok(())
     }
-}
-
-/// Does one work of a group.
-fn one(
-    group: &mut Group<'_, '_>,
-    work: Work,
-    room: &Result<(), QueueError>,
-) -> Result<Result<Done, QueueError>, QueueError> {
-    Ok(Ok(match (work, room) {
-        (Work::Enqueue(_), Err(full)) => return Ok(Err(full.clone())),
-        (Work::Enqueue(new), Ok(())) => {
-            let stored: Result<Vec<_>, _> = new.iter().map(|new| group.enqueue(new).map(Ok)).collect();
-            Done::Enqueued(stored?)
-        }
-        (Work::Settle(settles), _) => {
-            let settled: Result<_, _> = settles.iter().map(|settle| group.settle(settle)).collect();
-            Done::Settled(settled?)
-        }
-        (Work::Wake(Which::These(lanes)), _) => {
-            lanes.into_iter().try_for_each(|lane| group.wake(lane)).map(|()| Done::Woken)?
-        }
-        (Work::Wake(Which::Parked), _) => group.wake_parked().map(|()| Done::Woken)?,
-        (Work::Retry(id), _) => Done::Retried(group.retry(id)?),
-        (Work::Cancel(lane, which), _) => Done::Cancelled(group.cancel(lane, &which)?),
-        (Work::Bulk(lane, from, to), _) => Done::Bulk(group.retry_bulk(lane, from, to)?),
-        (Work::Slice(lane, most), _) => Done::Slice(group.retry_slice(lane, most)?),
-        (Work::StopBulk(lane), _) => group.stop_bulk(lane).map(|()| Done::Woken)?,
-        (Work::Claim(..) | Work::Read(..) | Work::Flush, _) => Done::Flushed,
-    }))
 }
 
 fn free_room(folder: &Path, min_free: u64) -> Result<(), QueueError> {

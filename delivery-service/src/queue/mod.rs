@@ -20,6 +20,8 @@ mod disk_bulk;
 mod disk_changes;
 #[cfg(test)]
 mod disk_crash_tests;
+#[cfg(test)]
+mod disk_damage_tests;
 mod disk_events;
 mod disk_field;
 mod disk_file;
@@ -29,6 +31,7 @@ mod disk_journal;
 mod disk_lane_rows;
 mod disk_lanes;
 mod disk_layer;
+mod disk_one;
 mod disk_ordered;
 mod disk_page;
 mod disk_read;
