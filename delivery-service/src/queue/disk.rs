@@ -19,6 +19,7 @@
 //! | stopped | lane 16 | until when it is on hold (ms), or that it is parked |
 //! | bulk | lane 16 | from place 8, to place 8: what is left of a bulk retry |
 //! | accounts | length 4, license code, lane 16 | nothing: an account's lanes |
+//! | meta | "layout" | 1: how all this is laid out; a file without it is of this layout too |
 //! | meta | "epoch" | how often the file was opened: the upper half of every fence |
 //! | meta | "journal", "journal before" | the generation of the journal that goes on from here, and its last |
 

@@ -21,9 +21,10 @@ use super::{
     Cancel, Fate, Lanes as Which, Lease, LeaseLost, Limits, PageLimit, Queue, QueueError, Stored,
     disk::{DiskQueue, FILE},
     disk_changes::Changes,
+    disk_file::LAYOUT,
     disk_group::Group,
     disk_lanes::{ASIDE, Lanes},
-    disk_tables::{ById, HEADS, LANES, Tables},
+    disk_tables::{ById, HEADS, LANES, META, Tables},
     disk_tests::{AT_READ, NOW, PAGE, THE_FILE, lane, new, open_faulty_by, put, succeed},
 };
 use crate::delivery::{Fault, Place, State};
@@ -258,4 +259,32 @@ async fn a_disk_that_cannot_be_read_is_opened_anew_and_the_lane_that_it_failed_a
     assert_eq!(ids(&claimed(&queue).await), []);
     clock.advance(ASIDE / 2);
     assert_eq!(ids(&claimed(&queue).await), [lane(1)]);
+}
+
+#[tokio::test]
+async fn a_file_of_another_layout_is_refused_and_one_without_a_number_is_taken_for_this() {
+    let folder = folder();
+    put(&open(folder.path()).0, lane(1), 1).await.unwrap();
+    let (name, present) = LAYOUT;
+    let set = |number: Option<u64>| {
+        let database = redb::Database::open(folder.path().join(FILE)).unwrap();
+        let txn = database.begin_write().unwrap();
+        let mut meta = txn.open_table(META).unwrap();
+        let was = match number {
+            Some(number) => meta.insert(name, number),
+            None => meta.remove(name),
+        };
+        let was = was.unwrap().map(|was| was.value());
+        drop(meta);
+        txn.commit().unwrap();
+        was
+    };
+    assert_eq!(set(Some(present + 1)), Some(present));
+    let refused = DiskQueue::open(folder.path(), Clock::by_hand(NOW), Limits::default(), 0);
+    let Err(QueueError::Damaged(why)) = refused.map(drop) else { panic!("it was opened") };
+    assert!(why.contains("another version"), "{why}");
+    // As older files are.
+    assert_eq!(set(None), Some(present + 1), "it is as it was");
+    assert_eq!(ids(&claimed(&open(folder.path()).0).await), [lane(1)]);
+    assert_eq!(set(None), Some(present));
 }

@@ -27,6 +27,8 @@ pub(super) type Files = (Database, Box<dyn StorageBackend>);
 /// Opens them.
 pub(super) type Opens = Box<dyn Fn() -> Result<Files, QueueError> + Send>;
 
+/// In `META`: how the tables and the journal are laid out. Another layout is refused rather than misread.
+pub(super) const LAYOUT: (&str, u64) = ("layout", 1);
 /// In `META`: the generation that the journal has, and the one before.
 const GENERATION: &str = "journal";
 const BEFORE: &str = "journal before";
@@ -80,6 +82,13 @@ pub(super) fn open(opens: &Opens, clock: &Clock, limits: &Limits) -> Result<Open
     let mut txn = database.begin_write()?;
     txn.set_quick_repair(true);
     let meta = |name| Ok::<_, QueueError>(txn.open_table(META)?.get(name)?.map(|value| value.value()));
+    let (layout, present) = LAYOUT;
+    // Files from before there was a number have this layout.
+    if let Some(other) = meta(layout)?.filter(|&layout| layout != present) {
+        let reason =
+            format!("the store was made by another version: its layout is {other}, and not {present}");
+        return Err(QueueError::Damaged(reason));
+    }
     let (epoch, generation, before) = (meta("epoch")?, meta(GENERATION)?, meta(BEFORE)?);
     match (generation, journal.first_generation()?) {
         (Some(_), None) if journal.is_new() => {
@@ -108,6 +117,7 @@ pub(super) fn open(opens: &Opens, clock: &Clock, limits: &Limits) -> Result<Open
     }
     let epoch = epoch.unwrap_or_default() + 1;
     txn.open_table(META)?.insert("epoch", epoch)?;
+    txn.open_table(META)?.insert(layout, present)?;
     // By chance, so that no record of another file or another time is ever taken for one of this.
     let next = rand::random::<u64>() >> 1;
     note_generation(&txn, generation.unwrap_or(next), next)?;
