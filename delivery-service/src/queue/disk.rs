@@ -99,7 +99,6 @@ impl DiskQueue {
     }
 
     async fn ask(&self, work: Work) -> Result<Done, QueueError> {
-        let closed = || QueueError::Unavailable("the queue is closed".into());
         let (answer, answered) = oneshot::channel();
         let commands = self.commands.as_ref().ok_or_else(closed)?;
         commands.send(Command { work, answer }).await.map_err(|_| closed())?;
@@ -129,6 +128,10 @@ impl Drop for DiskQueue {
             let _ = writer.join();
         }
     }
+}
+
+fn closed() -> QueueError {
+    QueueError::Unavailable("the queue is closed".into())
 }
 
 fn strange() -> QueueError {
@@ -257,6 +260,10 @@ impl Queue for DiskQueue {
     }
 
     async fn ping(&self) -> Result<(), QueueError> {
+        // A writer that panicked takes nothing any more, and its file is still open.
+        if self.commands.as_ref().is_none_or(mpsc::Sender::is_closed) {
+            return Err(closed());
+        }
         self.shared.read().map(drop)
     }
 }

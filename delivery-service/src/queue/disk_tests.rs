@@ -44,6 +44,8 @@ pub(super) const THE_JOURNAL: u8 = 2;
 pub(super) const AT_FLUSH: u8 = 4;
 /// The same, as it is read.
 pub(super) const AT_READ: u8 = 8;
+/// What writes into it panics.
+pub(super) const PANICS: u8 = 64;
 
 /// A file that fails when it is told to.
 #[derive(Debug)]
@@ -83,6 +85,7 @@ impl StorageBackend for Faulty {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.check(0)?;
+        assert_eq!(self.fails.load(Ordering::Relaxed) & PANICS, 0, "as it is told to");
         self.file.write(offset, data)
     }
 
@@ -165,6 +168,25 @@ async fn a_disk_that_fails_loses_nothing_and_recovers() {
     let found = queue.get(DeliveryId::new(0, 1, 1)).await.unwrap().unwrap();
     assert_eq!(found.head.state(), State::Succeeded);
     assert!(queue.get(DeliveryId::new(0, 1, 2)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_writer_that_panicked_is_no_longer_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let fails = Arc::new(AtomicU8::new(0));
+    let queue = open_faulty(folder.path(), &fails);
+    put(&queue, lane(1), 1).await.unwrap();
+    queue.ping().await.unwrap();
+    fails.store(PANICS, Ordering::Relaxed);
+    assert!(matches!(put(&queue, lane(1), 2).await, Err(QueueError::Unavailable(_))));
+    fails.store(0, Ordering::Relaxed);
+    // It is gone a moment after it let go of who asked.
+    let gone = async {
+        while queue.ping().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
 }
 
 #[tokio::test]
