@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicU8, Ordering},
     },
     task::Poll,
+    thread,
     time::Duration,
 };
 
@@ -44,6 +45,10 @@ pub(super) const THE_JOURNAL: u8 = 2;
 pub(super) const AT_FLUSH: u8 = 4;
 /// The same, as it is read.
 pub(super) const AT_READ: u8 = 8;
+/// Closing it takes as long as this is set …
+pub(super) const AT_CLOSE: u8 = 16;
+/// … and has begun.
+pub(super) const CLOSING: u8 = 32;
 /// What writes into it panics.
 pub(super) const PANICS: u8 = 64;
 
@@ -90,6 +95,10 @@ impl StorageBackend for Faulty {
     }
 
     fn close(&self) -> io::Result<()> {
+        while self.fails.load(Ordering::Relaxed) & AT_CLOSE > 0 {
+            self.fails.fetch_or(CLOSING, Ordering::Relaxed);
+            thread::yield_now();
+        }
         self.file.close()
     }
 }
@@ -187,6 +196,24 @@ async fn a_writer_that_panicked_is_no_longer_ready() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ping_does_not_wait_until_a_file_that_failed_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let fails = Arc::new(AtomicU8::new(0));
+    let queue = open_faulty(folder.path(), &fails);
+    fails.store(THE_JOURNAL | AT_CLOSE, Ordering::Relaxed);
+    let asked = Arc::clone(&queue);
+    let put = tokio::spawn(async move { put(&asked, lane(1), 1).await });
+    while fails.load(Ordering::Relaxed) & CLOSING == 0 {
+        tokio::task::yield_now().await;
+    }
+    let ping = tokio::spawn(async move { queue.ping().await });
+    let answer = tokio::time::timeout(Duration::from_secs(10), ping).await;
+    fails.store(0, Ordering::Relaxed);
+    assert!(matches!(answer.unwrap().unwrap(), Err(QueueError::Unavailable(_))));
+    assert!(put.await.unwrap().is_err());
 }
 
 #[tokio::test]

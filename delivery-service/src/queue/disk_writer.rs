@@ -141,7 +141,13 @@ impl Writer {
         if self.journal.bytes() > 0 {
             self.transaction(&mut Asked::default(), &mut inbox, &changes);
         }
-        *self.shared.database.write() = None;
+        self.close();
+    }
+
+    /// Callers look at whether the file is open, and do not wait until it is closed.
+    fn close(&self) {
+        let open = self.shared.database.write().take();
+        drop(open);
     }
 
     /// One transaction of the file, over many groups. After an error redb refuses to go on with a file: it
@@ -161,7 +167,7 @@ impl Writer {
                 if asked.after.iter().any(|command| matches!(command.work, Work::Claim(..))) {
                     self.lanes.claim(0, self.shared.clock.now(), self.shared.monotonic());
                 }
-                *self.shared.database.write() = None;
+                self.close();
                 asked.refuse(&error);
             }
         }
