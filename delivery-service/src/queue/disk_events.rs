@@ -57,7 +57,13 @@ impl Group<'_, '_> {
             return Ok(());
         }
         events.sort_unstable();
-        let expiry = self.now + self.limits.dedupe_window;
+        let mut expiry = self.now + self.limits.dedupe_window;
+        for event in &events {
+            // Later when the clock has stepped back since: what is listed earlier would not be over then, and be kept
+            // with nothing that names it.
+            let until = self.tables.events.read(event, time_of)?;
+            expiry = expiry.max(until.unwrap_or(expiry));
+        }
         let (first, last) = (expiry_key(expiry, 0), expiry_key(expiry, u64::MAX));
         let last = self.tables.expiries.range(&first, &last)?.last().transpose()?;
         let next = last.map_or(0, |(key, _)| u128::from_be_bytes(key) as u64 + 1);

@@ -295,6 +295,31 @@ fn a_sweep_forgets_what_is_old_in_idle_lanes() {
 }
 
 #[test]
+fn event_ids_are_forgotten_also_when_the_clock_steps_back() {
+    let database = redb::Builder::new().create_with_backend(InMemoryBackend::new()).unwrap();
+    let (mut lanes, limits) = (Lanes::new(0, Duration::ZERO), Limits::default());
+    let txn = database.begin_write().unwrap();
+    let mut tables = Tables::open(&txn, &Changes::new()).unwrap();
+    let mut at = |now, work: &mut dyn FnMut(&mut Group<'_, '_>)| {
+        work(&mut Group { tables: &mut tables, lanes: &mut lanes, limits: &limits, now });
+        let (events, expiries) = (&tables.events, &tables.expiries);
+        (events.len().unwrap(), expiries.len().unwrap())
+    };
+    let (step, window) = (Duration::from_secs(10), limits.dedupe_window);
+    let noted = at(NOW + step, &mut |group| {
+        group.enqueue(&new(lane(1), 1)[0]).unwrap();
+    });
+    assert_eq!(noted, (0, 0), "it is in memory");
+    assert_eq!(at(NOW, &mut |group| group.flush().unwrap()), (1, 1));
+    let forget = &mut |group: &mut Group<'_, '_>| {
+        group.forget_events(9).unwrap();
+        group.flush().unwrap();
+    };
+    assert_eq!(at(NOW + window, forget), (1, 1), "it is known until then");
+    assert_eq!(at(NOW + step + window, forget), (0, 0));
+}
+
+#[test]
 fn withdrawing_nothing_keeps_what_the_group_did_before() {
     let database = redb::Builder::new().create_with_backend(InMemoryBackend::new()).unwrap();
     let (mut lanes, limits) = (Lanes::new(0, Duration::ZERO), Limits::default());
