@@ -2,7 +2,8 @@
 //! have come, a group. What a group changed goes into the journal, durably, and then its answers go out.
 //!
 //! One transaction of the file lasts over many groups. It ends by a checkpoint, a durable commit after
-//! which the journal begins anew, when much has changed, or nothing has come for a while; or by a flush, a commit
+//! which the journal begins anew, when much has changed, or nothing was written for a while, which is found when the
+//! next group comes: there is one at least every 500 ms, for the engine claims. Or it ends by a flush, a commit
 //! without durability, when somebody wants a snapshot: the journal still has what was in it. When the disk fails,
 //! lanes are as before the group, and the file is opened anew: all that was answered is there. A record that cannot
 //! be read is harm to its own lane alone (`disk_one`).
@@ -46,7 +47,7 @@ const CHANGED: usize = 32 << 10;
 /// those would have all of them written twice.
 pub(super) const LONG: u64 = 40 << 20;
 /// How often the room on the disk is looked at, some history swept, a broken file opened anew; and how long
-/// nothing comes before a checkpoint.
+/// nothing is written before a checkpoint.
 const SELDOM: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
