@@ -11,7 +11,9 @@
 //! | … | changes (`disk_changes`) |
 //!
 //! It ends where a record is of another generation, or its checksum is wrong: that one was being written in
-//! a crash, so nobody was told that it stands.
+//! a crash, so nobody was told that it stands. Or the disk has spoilt it: then what comes after it is lost as well,
+//! although its callers were answered, for a change counts only with all those before it. That is said in the log when
+//! it can be told: when what stands where the spoilt one says that it ends is a whole record of the generation.
 
 use std::io;
 
@@ -63,7 +65,21 @@ impl Journal {
             at += (HEADER + record.len()) as u64;
             count += 1;
         }
+        if self.goes_on(at, generation)? {
+            tracing::warn!(
+                records = count,
+                at,
+                "the queue's journal is damaged: what it has from there on was answered, and is lost"
+            );
+        }
         Ok(count)
+    }
+
+    /// Whether a record of a generation follows on what stands at a place.
+    fn goes_on(&self, at: u64, generation: u64) -> Result<bool, QueueError> {
+        let Some((_, length)) = self.head(at)? else { return Ok(false) };
+        let next = self.record(at + HEADER as u64 + length)?;
+        Ok(next.is_some_and(|(of, _)| of == generation))
     }
 
     /// The generation of the first record, if it has one.
@@ -71,17 +87,22 @@ impl Journal {
         Ok(self.record(0)?.map(|(generation, _)| generation))
     }
 
-    /// A whole record: its generation and what is in it.
-    fn record(&self, at: u64) -> Result<Option<(u64, Vec<u8>)>, QueueError> {
+    /// A record's head, and how long it says that its changes are.
+    fn head(&self, at: u64) -> Result<Option<([u8; HEADER], u64)>, QueueError> {
         let mut head = [0; HEADER];
         if at + HEADER as u64 > self.room {
             return Ok(None);
         }
         self.file.read(at, &mut head).map_err(failed)?;
-        let [generation, length] = [number(&head[8..16]), number(&head[16..])];
-        if length == 0 || at + HEADER as u64 + length > self.room {
-            return Ok(None);
-        }
+        let length = number(&head[16..]);
+        let is_there = length > 0 && at + HEADER as u64 + length <= self.room;
+        Ok(is_there.then_some((head, length)))
+    }
+
+    /// A whole record: its generation and what is in it.
+    fn record(&self, at: u64) -> Result<Option<(u64, Vec<u8>)>, QueueError> {
+        let Some((head, length)) = self.head(at)? else { return Ok(None) };
+        let generation = number(&head[8..16]);
         let mut record = vec![0; 12 + length as usize];
         self.file.read(at + 8, &mut record).map_err(failed)?;
         let is_whole = xxh3_64(&record) == number(&head[..8]);
@@ -117,7 +138,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Sees to it that the file is longer than `end`, and that the disk has room for all of it.
+    /// Sees to it that the file is longer than `end`, and that the disk has room for what it grows by. A crash in
+    /// between may leave the length without the room: a write into it can then fail, as any can.
     pub fn make_room(&mut self, end: u64) -> Result<(), QueueError> {
         if end >= self.room {
             let room = (end / STEP + 1) * STEP;
@@ -212,6 +234,23 @@ mod tests {
             let flipped = Journal::open(Box::new(file)).unwrap();
             assert_eq!(records(&flipped, 7).len(), intact, "flipped at {at}");
         }
+    }
+
+    #[test]
+    fn a_record_that_is_spoilt_is_told_from_one_that_was_being_written() {
+        let first = (HEADER + 3) as u64;
+        let spoilt = |of: &[&[u8]], at: u64| {
+            let mut journal = written(6, &[b"old", b"old", b"old"]);
+            journal.restart(7);
+            of.iter().for_each(|bytes| journal.append(&mut record(bytes)).unwrap());
+            journal.file.write(at, &[0xff]).unwrap();
+            assert_eq!(records(&journal, 7).len() as u64, at / first);
+            journal.goes_on(at / first * first, 7).unwrap()
+        };
+        let three: [&[u8]; 3] = [b"one", b"two", b"six"];
+        assert!(spoilt(&three, 0) && spoilt(&three, first) && spoilt(&three, 2 * first - 1));
+        assert!(!spoilt(&three, 2 * first) && !spoilt(&three[..2], first) && !spoilt(&three[..1], 0));
+        assert!(!written(7, &three).goes_on(3 * first, 7).unwrap(), "none is spoilt");
     }
 
     #[test]
