@@ -56,7 +56,8 @@ pub struct Batched {
     pub(super) busy: usize,
     /// Of those, being stored.
     pub(super) storing: usize,
-    /// Whether a batch could perhaps be put together, also of what was asked for, and when one could be.
+    /// Whether a batch could perhaps be put together, also of what was asked for, and when one could be. While
+    /// a loose one waits that is behind none of its key, `look` or `form_at` is set, or more is to be read.
     pub(super) look: bool,
     pub(super) look_asked: bool,
     pub(super) form_at: Option<Instant>,
@@ -175,10 +176,13 @@ impl Batched {
         entry.waiting = keeps.then(|| Box::new(delivery));
         self.fresh.insert(place);
         let (kind, alone) = (entry.kind.clone(), entry.alone);
+        let leads = entry.key.as_ref().is_none_or(|key| !self.keys.contains_key(key));
         self.attach(place, entry);
         let (count, bytes) = self.kinds.get(&kind).copied().unwrap_or_default();
         let full = count >= self.batching.max_events || bytes >= BYTES;
         self.look |= full || alone || count == 1 || (self.order == Order::Strict && self.kinds.len() > 1);
+        // Those of its kind may all be behind others, and wait for no time.
+        self.look |= leads && self.form_at.is_none();
     }
 
     pub fn has_news(&mut self) {

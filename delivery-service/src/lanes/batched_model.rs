@@ -52,8 +52,8 @@ impl Model {
         let mut random = StdRng::seed_from_u64(seed);
         let order = [Order::Unordered, Order::ByUser, Order::Strict][random.random_range(0..3)];
         let max_delay = Duration::from_millis(random.random_range(0..100));
-        let batching =
-            Batching { max_events: random.random_range(1..6), max_delay, one_type: random.random() };
+        let max_events = if random.random() { random.random_range(1..6) } else { 30 };
+        let batching = Batching { max_events, max_delay, one_type: random.random() };
         let at = Moment { now: Instant::now(), time: Time(1_800_000_000_000) };
         Self {
             random,
@@ -76,14 +76,15 @@ impl Model {
         DeliveryId::new(0, 0, self.made)
     }
 
-    fn accept(&mut self) {
+    /// `told`: the lane is handed it; otherwise it hears that there is something.
+    fn accept(&mut self, told: bool) {
         let mut head = Head::new(self.id(), WebhookId::new(1, 1));
         head.order_key = ["", "u", "v", "w"][self.random.random_range(0..4)].into();
         head.event_type = ["a", "b"][self.random.random_range(0..2)].into();
         let (before, place) = (self.last, Place::next(self.last, self.at.time));
         self.last = place;
         self.store.insert(place, Record { head: head.clone(), due: None, under_way: false });
-        if self.random.random_range(0..5) > 0 {
+        if told {
             let delivery = Waiting { head, body: Bytes::from_static(b"{}"), place, scheduled: false };
             self.lane.offer(delivery, before, self.random.random());
         } else {
@@ -120,13 +121,30 @@ impl Model {
             }
             members.iter().for_each(|(_, place)| self.lane.joined(*place));
         }
-        if let Some(parcel) = self.lane.take(Pass::Any) {
-            self.check(&parcel);
-            self.under_way.push(parcel);
+        let taken = self.lane.take(Pass::Any);
+        if let Some(parcel) = &taken {
+            self.check(parcel);
         }
-        if let Some(want) = self.lane.wants(true) {
-            self.lane.reading(&want);
-            self.read(want);
+        self.under_way.extend(taken);
+        match self.lane.wants(true) {
+            Some(want) => {
+                self.lane.reading(&want);
+                self.read(want);
+            }
+            None if self.under_way.is_empty() => self.nobody_is_late(),
+            None => {}
+        }
+    }
+
+    /// When there is nothing to do, none that could go in a batch has waited for longer than it may.
+    fn nobody_is_late(&self) {
+        let mut keys = BTreeSet::new();
+        for (place, record) in &self.store {
+            let key = if self.order == Order::Strict { "all" } else { &*record.head.order_key };
+            let leads = self.order == Order::Unordered || key.is_empty() || keys.insert(key);
+            let late = place.time() + self.batching.max_delay < self.at.time;
+            let loose = record.due.is_none() && record.head.batch().is_none();
+            assert!(!(leads && late && loose), "{place:?} has waited for too long");
         }
     }
 
@@ -237,6 +255,16 @@ impl Model {
         }
     }
 
+    /// Some come, one by one, and nothing else happens until they have waited for long enough.
+    fn take_in_alone(&mut self) {
+        for _ in 0..self.random.random_range(2..5) {
+            self.accept(true);
+            self.work();
+        }
+        self.pass(100);
+        self.work();
+    }
+
     fn crash(&mut self) {
         self.under_way.clear();
         self.store.values_mut().for_each(|record| record.under_way = false);
@@ -257,7 +285,11 @@ impl Model {
     fn run(mut self) {
         for _ in 0..STEPS {
             match self.random.random_range(0..100) {
-                0..30 => self.accept(),
+                0..27 => {
+                    let told = self.random.random_range(0..5) > 0;
+                    self.accept(told);
+                }
+                27..30 => self.take_in_alone(),
                 30..70 => self.work(),
                 70..85 => {
                     let succeeds = self.random.random_range(0..3) > 0;

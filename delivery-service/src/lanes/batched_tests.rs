@@ -15,13 +15,13 @@ use crate::{
     routes::{Batching, Order},
 };
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 const START: Time = Time(1_800_000_000_000);
 
 /// A lane with its clock. Places are told by their ms after the start, batches by their numbers.
-struct Bench {
-    lane: Batched,
-    at: Moment,
+pub(super) struct Bench {
+    pub(super) lane: Batched,
+    pub(super) at: Moment,
     batches: u64,
 }
 
@@ -38,7 +38,7 @@ fn batch(number: u64) -> DeliveryId {
 }
 
 /// Its key and its type are what stands before and after the slash.
-fn head(ms: u64, of: &str) -> Head {
+pub(super) fn head(ms: u64, of: &str) -> Head {
     let (key, event_type) = of.split_once('/').unwrap_or((of, "t"));
     let mut head = Head::new(id(ms), WebhookId::new(1, 1));
     (head.order_key, head.event_type, head.body_bytes) = (key.into(), event_type.into(), 4);
@@ -54,19 +54,19 @@ fn member(mut head: Head, number: u64, last: u64) -> Head {
     head
 }
 
-fn open(ms: u64, head: Head, due: Option<Duration>) -> Open {
+pub(super) fn open(ms: u64, head: Head, due: Option<Duration>) -> Open {
     Open { head, place: place(ms), due }
 }
 
 impl Bench {
-    fn new(order: Order, max_events: usize) -> Self {
+    pub(super) fn new(order: Order, max_events: usize) -> Self {
         let batching = Batching { max_events, max_delay: SECOND, one_type: true };
         let at = Moment { now: Instant::now(), time: START };
         Self { lane: Batched::new(order, batching, place(0)), at, batches: 0 }
     }
 
     /// A lane that was claimed with these in the store.
-    fn claimed(order: Order, max_events: usize, open: Vec<Open>) -> Self {
+    pub(super) fn claimed(order: Order, max_events: usize, open: Vec<Open>) -> Self {
         let mut bench = Self::new(order, max_events);
         bench.lane.is_unread();
         bench.scan(open, false);
@@ -81,12 +81,12 @@ impl Bench {
         self.lane.scanned(Scan { open, read_to, more }, self.at.now);
     }
 
-    fn offer(&mut self, ms: u64, of: &str) {
+    pub(super) fn offer(&mut self, ms: u64, of: &str) {
         let before = self.lane.tail;
         self.lane.offer(waiting(ms, of), before, true);
     }
 
-    fn pass(&mut self, by: Duration) {
+    pub(super) fn pass(&mut self, by: Duration) {
         (self.at.now, self.at.time) = (self.at.now + by, self.at.time + by);
         self.lane.advance(self.at.now);
     }
@@ -103,7 +103,7 @@ impl Bench {
         }
     }
 
-    fn form(&mut self) -> Vec<Vec<u64>> {
+    pub(super) fn form(&mut self) -> Vec<Vec<u64>> {
         self.form_as(Pass::Any, 8)
     }
 
@@ -124,11 +124,11 @@ impl Bench {
         Some((parcel.id(), places))
     }
 
-    fn start(&mut self) -> Vec<u64> {
+    pub(super) fn start(&mut self) -> Vec<u64> {
         self.start_as(Pass::Any).map(|(_, places)| places).unwrap_or_default()
     }
 
-    fn store(&mut self, places: &[u64], again: Option<Duration>) {
+    pub(super) fn store(&mut self, places: &[u64], again: Option<Duration>) {
         for ms in places {
             self.lane.stored(id(*ms), place(*ms), again.map(|after| self.at.now + after));
         }

@@ -6,6 +6,8 @@
 
 mod attempt;
 mod batched;
+#[cfg(test)]
+mod batched_behind_tests;
 mod batched_index;
 #[cfg(test)]
 mod batched_model;

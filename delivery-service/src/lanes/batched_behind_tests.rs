@@ -1,0 +1,42 @@
+//! A lane of batches by table, where some wait behind a retry of their user's: who else goes, and when.
+
+use super::batched_tests::{Bench, SECOND};
+use crate::routes::Order;
+
+/// A lane in which a batch of u's waits for its retry.
+fn waits_for_a_retry() -> Bench {
+    let mut bench = Bench::new(Order::ByUser, 100);
+    bench.offer(1, "u");
+    bench.pass(2 * SECOND);
+    assert_eq!((bench.form(), bench.start()), (vec![vec![1]], vec![1]));
+    bench.store(&[1], Some(60 * SECOND));
+    assert!(bench.form().is_empty());
+    bench
+}
+
+#[test]
+fn a_user_whose_retry_waits_delays_no_other_s_batch() {
+    // What comes meanwhile, one a millisecond, and which of it go together once they have waited.
+    let table: [(&[&str], &[u64]); 5] = [
+        (&["v"], &[2_001]),
+        (&["u", "v"], &[2_002]),
+        (&["u", "v", "u", "v", "w"], &[2_002, 2_004, 2_005]),
+        (&["u", ""], &[2_002]),
+        (&["u/a", "u/b", "v/b"], &[2_003]),
+    ];
+    for (keys, expected) in table {
+        let mut bench = waits_for_a_retry();
+        for (key, ms) in keys.iter().zip(2_001..) {
+            bench.offer(ms, key);
+            assert!(bench.form().is_empty(), "it waits for company");
+        }
+        assert!(bench.lane.form_at.is_some(), "{keys:?}");
+        bench.pass(2 * SECOND);
+        assert_eq!(bench.form(), [expected], "{keys:?}");
+    }
+    let mut bench = waits_for_a_retry();
+    bench.offer(2_001, "u");
+    assert!(bench.form().is_empty());
+    bench.offer(2_002, "u");
+    assert!(!bench.lane.look, "nothing has changed for who is behind another");
+}
