@@ -1,6 +1,6 @@
 //! A lane of batches by table, where some wait behind a retry of their user's: who else goes, and when.
 
-use super::batched_tests::{Bench, SECOND};
+use super::batched_tests::{Bench, SECOND, head, open};
 use crate::routes::Order;
 
 /// A lane in which a batch of u's waits for its retry.
@@ -39,4 +39,19 @@ fn a_user_whose_retry_waits_delays_no_other_s_batch() {
     assert!(bench.form().is_empty());
     bench.offer(2_002, "u");
     assert!(!bench.lane.look, "nothing has changed for who is behind another");
+}
+
+#[test]
+fn a_retry_behind_an_older_one_of_its_key_waits_for_that() {
+    for order in [Order::ByUser, Order::Strict] {
+        // As they were left when the webhook had no batches and no order.
+        let retry = |ms, after| open(ms, head(ms, "u"), Some(after));
+        let mut bench = Bench::claimed(order, 5, vec![retry(1, 60 * SECOND), retry(2, SECOND)]);
+        assert!(bench.form().is_empty() && bench.lane.empty() && !bench.lane.is_blocked());
+        bench.pass(2 * SECOND);
+        assert!(bench.form().is_empty() && bench.lane.quiet() && bench.lane.empty());
+        assert!(bench.lane.is_blocked(), "given back it would be due at once");
+        bench.pass(60 * SECOND);
+        assert_eq!(bench.form(), [[1, 2]]);
+    }
 }

@@ -259,7 +259,7 @@ impl Lane {
         matches!(&self.kind, Kind::Ordered(ordered) if ordered.is_stale())
     }
 
-    /// Whether some wait for others to be settled.
+    /// Of an empty lane: whether some wait for others to be settled.
     pub fn is_blocked(&self) -> bool {
         match &self.kind {
             Kind::Window(_) => false,

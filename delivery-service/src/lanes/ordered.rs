@@ -195,9 +195,9 @@ impl Ordered {
         self.stale
     }
 
-    /// Whether some wait for others, rather than for a time or a caller.
+    /// Of an empty lane: whether some wait for others, rather than for a time or a caller; they may be due.
     pub fn is_blocked(&self) -> bool {
-        !self.fresh.is_empty()
+        self.entries.len() > self.later.len()
     }
 
     pub fn next_scheduled(&self) -> Option<Instant> {

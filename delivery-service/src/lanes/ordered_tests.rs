@@ -136,6 +136,32 @@ fn what_a_new_holder_scans_blocks_as_it_did() {
 }
 
 #[test]
+fn a_retry_behind_an_older_one_of_its_key_waits_for_that() {
+    let now = Instant::now();
+    for strict in [false, true] {
+        // As an unordered webhook left them.
+        let mut lane = scanned(strict, vec![open(1, "a", Some(9 * MINUTE)), open(2, "a", Some(MINUTE))], now);
+        lane.advance(now + 2 * MINUTE);
+        assert!(lane.quiet() && lane.empty() && start(&mut lane).is_empty());
+        assert_eq!(lane.next_scheduled(), Some(now + 9 * MINUTE));
+        assert!(lane.is_blocked(), "given back it would be due at once");
+        lane.advance(now + 9 * MINUTE);
+        assert_eq!(fetch(&mut lane, "a"), [1, 2]);
+        assert_eq!(start(&mut lane), [1]);
+        store(&mut lane, 1, Some(now + 20 * MINUTE));
+        assert!(lane.is_blocked());
+        lane.advance(now + 20 * MINUTE);
+        fetch(&mut lane, "a");
+        start(&mut lane);
+        store(&mut lane, 1, None);
+        lane.advance(now + 20 * MINUTE);
+        assert_eq!(start(&mut lane), [2]);
+        store(&mut lane, 2, Some(now + 30 * MINUTE));
+        assert!(lane.empty() && !lane.is_blocked(), "nothing but time is waited for");
+    }
+}
+
+#[test]
 fn one_user_s_backlog_does_not_keep_others_from_being_read() {
     let now = Instant::now();
     let mut all: Vec<Open> = (1..=1_000).map(|place| open(place, "a", None)).collect();
