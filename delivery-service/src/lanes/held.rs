@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     delivery::{Fault, Place, State},
-    queue::{Fate, LaneGrant, Lease},
+    queue::{Fate, LaneGrant, Lease, Release},
     routes::{
         Policy, Route, RouteState,
         table::{Known, Table},
@@ -150,6 +150,15 @@ impl Held {
             in_flight: self.gate.under_way(),
             limit: self.gate.limit(&policy(self.known.route.as_deref())),
             ..LaneStatus::default()
+        }
+    }
+
+    /// How it is given back to go on elsewhere: once its gate lets something pass, for the next holder knows
+    /// nothing of its pace. `unread`: whether it is due then, rather than when it has something to do.
+    pub fn release(&self, unread: bool, now: Instant) -> Release {
+        match self.gate.wakes_at(false, now) {
+            Some(until) => Release::Hold { duration: until - now },
+            None => Release::Free { known: self.lane.known_to().0, unread },
         }
     }
 

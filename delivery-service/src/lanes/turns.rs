@@ -38,18 +38,17 @@ impl Engine {
         let course = held.course(&self.parts.routes);
         held.ready = false;
         held.lane.advance(now);
-        let (manner, (known, _)) = (held.lane.manner, held.lane.known_to());
+        let (manner, (known, unread)) = (held.lane.manner, held.lane.known_to());
         match course {
-            _ if self.draining => self.give_back(id, None),
+            _ if self.draining => {
+                let release = held.release(unread, now);
+                self.give_back(id, Some(release));
+            }
             // Made by another manner than what it is to be worked on by: claimed anew.
             _ if manner != course.manner() => self.give_back(id, Some(Release::Free { known, unread: true })),
             Course::End(fate, state, reason) => self.end_all(id, fate, state, reason, now),
             Course::Deliver(_) if held.stale || held.lane.is_stale() => {
-                let (known, _) = held.lane.known_to();
-                let release = match held.gate.closed_until(now) {
-                    Some(until) => Release::Hold { duration: until - now },
-                    None => Release::Free { known, unread: true },
-                };
+                let release = held.release(true, now);
                 self.give_back(id, Some(release));
             }
             Course::Deliver(route) if !held.gone => {
@@ -145,25 +144,23 @@ impl Engine {
         let asked = held.lane.asked();
         let passes = held.gate.wakes_at(asked, now).filter(|_| held.lane.waits());
         let long = |at: Option<Instant>| at.is_none_or(|at| at > now + LINGER * 4);
-        if let Some(until) = held.gate.closed_until(now)
-            && held.quiet()
-            && !asked
-            && long(Some(until))
-        {
-            return self.give_back(id, Some(Release::Hold { duration: until - now }));
+        let closed = held.gate.closed_until(now);
+        if closed.is_some() && held.quiet() && !asked && long(closed) {
+            let release = held.release(true, now);
+            return self.give_back(id, Some(release));
         }
         let mut timer = [scheduled, passes].into_iter().flatten().min();
         let rests = held.quiet() && held.lane.empty() && long(scheduled);
         if rests && held.lane.is_blocked() && held.lane.manner.order == Order::Strict {
-            // All wait for one.
-            let duration = scheduled.map_or(LINGER, |at| at - now);
-            return self.give_back(id, Some(Release::Hold { duration }));
+            // All wait for one, and for the pace.
+            let until = scheduled.unwrap_or(now + LINGER).max(held.gate.paced_until(now).unwrap_or(now));
+            return self.give_back(id, Some(Release::Hold { duration: until - now }));
         }
         // While some wait for a retry of their key's, others may come and go.
         if rests && !held.lane.is_blocked() {
             let since = *held.idle_since.get_or_insert(now);
-            // Whoever held it next would not know its pace.
-            let until = held.gate.paced_until(now).map_or(since + LINGER, |paced| paced.max(since + LINGER));
+            // Whoever held it next would not know its pace, nor a short hold.
+            let until = (since + LINGER).max(held.gate.paced_until(now).max(closed).unwrap_or(now));
             if now >= until {
                 return self.give_back(id, None);
             }

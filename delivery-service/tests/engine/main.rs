@@ -6,6 +6,7 @@
 mod circuit;
 mod faulty;
 mod full;
+mod given_back;
 mod late;
 mod leases;
 #[path = "../../../tests/src/receiver.rs"]
