@@ -17,15 +17,16 @@ use crate::{
 };
 
 impl Engine {
-    pub(super) fn delivered(&mut self, lease: Lease, delivered: Delivered, at: Moment) {
+    /// An attempt was made, by the route's `revision`.
+    pub(super) fn delivered(&mut self, lease: Lease, delivered: Delivered, revision: u64, at: Moment) {
         let Delivered { parcel, fate, strain, hold, gone } = delivered;
         let id = lease.webhook_id;
         let Some(held) = self.lanes.get_mut(&id) else { return };
         let route = held.route(&self.parts.routes);
         self.statuses.count(id, strain.succeeded, strain.duration, at.time);
         // What an older route's receiver says does not count against the present one.
-        let gone =
-            gone.filter(|(revision, _)| route.as_ref().is_some_and(|route| route.revision == *revision));
+        let is_present = || route.as_ref().is_some_and(|route| route.revision == revision);
+        let (hold, gone) = (hold.filter(|_| is_present()), gone.filter(|_| is_present()));
         let policy = policy(route.as_deref());
         held.gone |= gone.is_some();
         if let Some(pause) = hold {

@@ -9,6 +9,7 @@ mod full;
 mod given_back;
 mod late;
 mod leases;
+mod operator;
 #[path = "../../../tests/src/receiver.rs"]
 #[allow(dead_code)]
 mod receiver;
