@@ -1,14 +1,16 @@
 //! A lane's circuit: it opens after enough failures in a row, spread over enough time, lets one probe
 //! through after each of growing pauses, and closes with the first success. Pure.
 //!
-//! What the next holder of the lane must know of it is its memo; that of a circuit without a failure
-//! is empty.
+//! What the next holder of the lane must know of it, and until when the receiver wants to be left alone, is
+//! the lane's memo; that of a circuit without a failure, and without such a wish, is empty.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::clock::Time;
 use prost::Message;
+
+use crate::retry::LONGEST_HOLD;
 
 /// Failures in a row that open it …
 pub const FAILURES: u32 = 10;
@@ -78,12 +80,16 @@ struct Memo {
     /// Of the route that the last attempt was made by.
     #[prost(uint64, tag = "6")]
     revision: u64,
+    /// Until when the receiver wants to be left alone; 0 when it does not.
+    #[prost(int64, tag = "7")]
+    held_ms: i64,
 }
 
 impl Circuit {
-    /// As the last holder left it. A route of another revision may be mended: it is probed at once.
-    pub fn recall(memo: &[u8], revision: u64, at: Moment) -> Self {
-        let Ok(memo) = Memo::decode(memo) else { return Self::default() };
+    /// As the last holder left it, and until when the receiver wants to be left alone. A route of another
+    /// revision may be mended: it is probed at once.
+    pub fn recall(memo: &[u8], revision: u64, at: Moment) -> (Self, Option<Instant>) {
+        let Ok(memo) = Memo::decode(memo) else { return Default::default() };
         let pause = Duration::from_millis(memo.pause_ms);
         let open = match memo.probe_ms {
             0 => None,
@@ -91,7 +97,9 @@ impl Circuit {
             // A clock that was set back keeps nobody waiting for longer than the pause.
             probe => Some(Open { probe_at: at.now + at.time.until(Time(probe)).min(LONGEST_PAUSE), pause }),
         };
-        Self { failures: memo.failures, since: Time(memo.since_ms), open, asked: memo.asked }
+        let held = at.time.until(Time(memo.held_ms)).min(LONGEST_HOLD);
+        let hold = Some(at.now + held).filter(|_| memo.revision == revision && !held.is_zero());
+        (Self { failures: memo.failures, since: Time(memo.since_ms), open, asked: memo.asked }, hold)
     }
 
     /// Whether the next holder must know anything.
@@ -99,19 +107,21 @@ impl Circuit {
         self.failures > 0
     }
 
-    /// What the next holder must know.
-    pub fn memo(&self, revision: u64, at: Moment) -> Bytes {
-        if !self.remembers() {
+    /// What the next holder must know; `hold`: until when the receiver wants to be left alone.
+    pub fn memo(&self, hold: Option<Instant>, revision: u64, at: Moment) -> Bytes {
+        let hold = hold.filter(|until| *until > at.now);
+        if !self.remembers() && hold.is_none() {
             return Bytes::new();
         }
-        let probe_at = |open: Open| (at.time + open.probe_at.saturating_duration_since(at.now)).0.max(1);
+        let wall = |until: Instant| (at.time + until.saturating_duration_since(at.now)).0.max(1);
         let memo = Memo {
             failures: self.failures,
             since_ms: self.since.0,
-            probe_ms: self.open.map_or(0, probe_at),
+            probe_ms: self.open.map_or(0, |open| wall(open.probe_at)),
             pause_ms: self.open.map_or(0, |open| open.pause.as_millis() as u64),
             asked: self.asked,
             revision,
+            held_ms: hold.map_or(0, wall),
         };
         memo.encode_to_vec().into()
     }
@@ -259,7 +269,7 @@ mod tests {
         assert_eq!(circuit.succeeded(), Some(Change::Closed { failures: 11 }));
         assert_eq!(circuit, Circuit::default());
         assert_eq!(circuit.succeeded(), None);
-        assert!(circuit.memo(1, start()).is_empty());
+        assert!(circuit.memo(None, 1, start()).is_empty());
     }
 
     #[test]
@@ -267,16 +277,38 @@ mod tests {
         let start = start();
         let mut circuit = opened(start);
         circuit.failed(true, after(start, SECOND * 15), 0.0);
-        let memo = circuit.memo(7, after(start, SECOND * 16));
+        let memo = circuit.memo(None, 7, after(start, SECOND * 16));
         let later = after(start, SECOND * 20);
-        assert_eq!(Circuit::recall(&memo, 7, later), circuit);
-        let mended = Circuit::recall(&memo, 8, later);
+        assert_eq!(Circuit::recall(&memo, 7, later), (circuit, None));
+        let (mended, _) = Circuit::recall(&memo, 8, later);
         assert_eq!(mended.probe_at(), Some(later.now), "another route is tried at once");
         assert_eq!((mended.failures(), mended.failing_since()), (12, Some(start.time)));
-        let late = Circuit::recall(&memo, 7, after(start, SECOND * 1_000));
+        let (late, _) = Circuit::recall(&memo, 7, after(start, SECOND * 1_000));
         assert_eq!(late.probe_at(), Some(start.now + SECOND * 1_000));
-        assert_eq!(Circuit::recall(b"", 7, later), Circuit::default());
-        assert_eq!(Circuit::recall(b"\xff", 7, later), Circuit::default());
+        assert_eq!(Circuit::recall(b"", 7, later), (Circuit::default(), None));
+        assert_eq!(Circuit::recall(b"\xff", 7, later), (Circuit::default(), None));
+    }
+
+    #[test]
+    fn a_hold_is_remembered_until_it_is_over_or_the_route_changes() {
+        let (start, hour) = (start(), SECOND * 3_600);
+        let mut circuit = Circuit::default();
+        let until = Some(start.now + hour);
+        for failures in 0..2 {
+            let memo = circuit.memo(until, 7, start);
+            let later = after(start, hour / 2);
+            assert_eq!(Circuit::recall(&memo, 7, later), (circuit.clone(), until), "{failures} failures");
+            assert_eq!(Circuit::recall(&memo, 8, later).1, None, "another route");
+            assert_eq!(Circuit::recall(&memo, 7, after(start, hour)).1, None);
+            let early = Moment { now: start.now, time: Time(0) };
+            assert_eq!(
+                Circuit::recall(&memo, 7, early).1,
+                Some(start.now + LONGEST_HOLD),
+                "a clock set back"
+            );
+            assert_eq!(circuit.memo(until, 7, after(start, hour)).is_empty(), failures == 0, "it is over");
+            circuit.failed(false, start, 0.0);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use common::ids::DeliveryId;
 
 use super::{
@@ -23,7 +24,7 @@ pub struct Gate {
     under_way: u32,
     /// The one that an open circuit has let through.
     probe: Option<DeliveryId>,
-    /// Until then only what was asked for again passes.
+    /// Until then the receiver wants to be left alone: only what was asked for again passes.
     hold_until: Option<Instant>,
     /// When the pace allows another start.
     next_start: Option<Instant>,
@@ -41,8 +42,20 @@ pub enum Pass {
 }
 
 impl Gate {
-    pub fn new(circuit: Circuit) -> Self {
-        Self { circuit, ..Self::default() }
+    /// As the last holder left it, but for what time has changed.
+    pub fn recall(memo: &[u8], revision: u64, at: Moment) -> Self {
+        let (circuit, hold_until) = Circuit::recall(memo, revision, at);
+        Self { circuit, hold_until, ..Self::default() }
+    }
+
+    /// Whether the next holder must perhaps know anything.
+    pub fn remembers(&self) -> bool {
+        self.circuit.remembers() || self.hold_until.is_some()
+    }
+
+    /// What the next holder must know.
+    pub fn memo(&self, revision: u64, at: Moment) -> Bytes {
+        self.circuit.memo(self.hold_until, revision, at)
     }
 
     pub fn pass(&self, policy: &Policy, now: Instant) -> Pass {

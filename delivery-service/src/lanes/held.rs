@@ -6,7 +6,7 @@ use std::{borrow::Cow, sync::Arc, time::Instant};
 use bytes::Bytes;
 
 use super::{
-    circuit::{Circuit, Moment},
+    circuit::Moment,
     gate::Gate,
     lane::{Lane, Manner},
     status::LaneStatus,
@@ -84,10 +84,8 @@ impl Held {
     /// A lane that was claimed.
     pub fn claimed(grant: LaneGrant, routes: &Table, at: Moment) -> Self {
         let known = routes.known(grant.lane.webhook_id);
-        let mut gate = Gate::new(Circuit::recall(&grant.memo, revision(&known), at));
-        if !grant.held.is_zero() {
-            gate.hold(at.now + grant.held);
-        }
+        // What the store's hold was for is known from its memo and its deliveries, or is over.
+        let gate = Gate::recall(&grant.memo, revision(&known), at);
         let lane = Lane::claimed(grant.lane, Course::of(&known).manner(), grant.page, at.now);
         Self::new(lane, gate, grant.memo, known)
     }
@@ -129,7 +127,7 @@ impl Held {
     /// What the next holder must know.
     pub fn next_memo(&mut self, routes: &Table, at: Moment) -> Bytes {
         let revision = revision(self.known(routes));
-        self.gate.circuit.memo(revision, at)
+        self.gate.memo(revision, at)
     }
 
     /// Whether its receiver fails, or is left alone: how such a lane is shows without asking the loop.

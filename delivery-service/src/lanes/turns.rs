@@ -116,6 +116,7 @@ impl Engine {
         self.with(id, |held| {
             // What its receiver was like is of no use any more.
             held.gate.circuit = Circuit::default();
+            held.gate.unhold(now);
             if held.lane.next_scheduled().is_some() {
                 held.lane.has_news();
             }
@@ -151,13 +152,14 @@ impl Engine {
         }
         let mut timer = [scheduled, passes].into_iter().flatten().min();
         let rests = held.quiet() && held.lane.empty() && long(scheduled);
-        if rests && held.lane.is_blocked() && held.lane.manner.order == Order::Strict {
+        let blocked = rests && held.lane.is_blocked();
+        if blocked && held.lane.manner.order == Order::Strict {
             // All wait for one, and for the pace.
             let until = scheduled.unwrap_or(now + LINGER).max(held.gate.paced_until(now).unwrap_or(now));
             return self.give_back(id, Some(Release::Hold { duration: until - now }));
         }
         // While some wait for a retry of their key's, others may come and go.
-        if rests && !held.lane.is_blocked() {
+        if rests && !blocked {
             let since = *held.idle_since.get_or_insert(now);
             // Whoever held it next would not know its pace, nor a short hold.
             let until = (since + LINGER).max(held.gate.paced_until(now).max(closed).unwrap_or(now));
@@ -211,9 +213,9 @@ impl Engine {
         self.forget(id);
     }
 
-    /// Sees to it that the next holder knows of the lane's circuit.
+    /// Sees to it that the next holder knows of the lane's circuit, and of its receiver's wish.
     pub(super) fn remember(&mut self, id: WebhookId) {
-        if self.lanes.get(&id).is_none_or(|held| held.memo.is_empty() && !held.gate.circuit.remembers()) {
+        if self.lanes.get(&id).is_none_or(|held| held.memo.is_empty() && !held.gate.remembers()) {
             return;
         }
         let at = self.moment();

@@ -36,6 +36,8 @@ const LATER: Duration = Duration::from_millis(100);
 /// A store whose answers are late when something is stored in a lane that was held already.
 pub struct Late {
     inner: Arc<dyn Queue>,
+    /// Whether what is stored in lanes that are held is answered late.
+    enqueues_late: bool,
     /// A lane was given back.
     given_back: Notify,
     /// Claims are answered late.
@@ -55,7 +57,26 @@ pub struct Late {
     /// A claim was answered.
     pub answered: Notify,
     /// What was settled, lane by lane: how many outcomes, and whether the lane was given back with them.
-    settled: Mutex<Vec<(usize, bool)>>,
+    pub settled: Mutex<Vec<(usize, bool)>>,
+}
+
+impl Late {
+    pub fn over(inner: Arc<dyn Queue>, enqueues_late: bool) -> Self {
+        Self {
+            inner,
+            enqueues_late,
+            given_back: Notify::new(),
+            claims_late: AtomicBool::new(false),
+            claimed: Notify::new(),
+            leaves_due: AtomicBool::new(false),
+            wake_fails: AtomicBool::new(false),
+            claims: Mutex::new(|claimed| claimed),
+            damaged: Mutex::default(),
+            reads: AtomicUsize::new(0),
+            answered: Notify::new(),
+            settled: Mutex::default(),
+        }
+    }
 }
 
 #[async_trait]
@@ -76,7 +97,7 @@ impl Queue for Late {
             let settle =
                 |lane| Settle { lane, deliveries: vec![], done_to: Place::default(), memo: None, release };
             self.inner.settle(Arc::new(given.map(settle).collect())).await.unwrap();
-        } else if stored.iter().any(held) && !self.claims_late.load(Ordering::SeqCst) {
+        } else if self.enqueues_late && stored.iter().any(held) && !self.claims_late.load(Ordering::SeqCst) {
             self.given_back.notified().await;
             tokio::time::sleep(LATER).await;
         }
@@ -203,19 +224,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let disk: Arc<dyn Queue> =
             DiskQueue::open(folder.path(), Clock::System, queue::Limits::default(), 0).unwrap();
-        let late = Late {
-            inner: disk.clone(),
-            given_back: Notify::new(),
-            claims_late: AtomicBool::new(false),
-            claimed: Notify::new(),
-            leaves_due: AtomicBool::new(false),
-            wake_fails: AtomicBool::new(false),
-            claims: Mutex::new(|claimed| claimed),
-            damaged: Mutex::default(),
-            reads: AtomicUsize::new(0),
-            answered: Notify::new(),
-            settled: Mutex::default(),
-        };
+        let late = Late::over(disk.clone(), true);
         let receiver = Receiver::start().await;
         Self { disk, late: Arc::new(late), receiver, accepted: Vec::new(), _folder: folder }
     }

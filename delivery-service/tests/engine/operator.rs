@@ -1,13 +1,21 @@
 //! What an operator does to a lane that waits: a mended webhook, a delivery that is withdrawn or asked for.
 //! What comes after is held back by nothing that is over.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use common::{
+    address::Rules,
     clock::Clock,
     ids::{DeliveryId, WebhookId},
 };
 use delivery_service::{
+    api::deliveries::Deliveries,
     delivery::State,
     intake::Intake,
     lanes::{Input, Lanes, Limits},
@@ -16,13 +24,17 @@ use delivery_service::{
         Order, Policy, Route,
         table::{Edit, Table},
     },
+    send::{self, Sender},
 };
 use hyper::header::RETRY_AFTER;
+use proto::v1::{self, delivery_service_server::DeliveryService};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
 
 use crate::{
     PATIENCE, account, engine, event,
+    late::Late,
     receiver::{Receiver, answer},
     route,
 };
@@ -39,7 +51,7 @@ fn ordered(url: &str, order: Order) -> Route {
 /// An engine with one webhook.
 struct World {
     lane: WebhookId,
-    store: Arc<dyn Queue>,
+    store: Arc<Late>,
     lanes: Lanes,
     routes: Arc<Table>,
     intake: Intake,
@@ -51,8 +63,8 @@ struct World {
 impl World {
     fn start(url: &str, order: Order) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Queue> =
-            DiskQueue::open(folder.path(), Clock::System, queue::Limits::default(), 0).unwrap();
+        let disk = DiskQueue::open(folder.path(), Clock::System, queue::Limits::default(), 0).unwrap();
+        let store = Arc::new(Late::over(disk, false));
         let route = ordered(url, order);
         let (lane, stop) = (route.webhook_id, CancellationToken::new());
         let (lanes, done, routes) =
@@ -77,10 +89,70 @@ impl World {
         tokio::time::timeout(PATIENCE, stored).await.expect("it should be stored");
     }
 
+    fn times_given_back(&self) -> usize {
+        self.store.settled.lock().unwrap().iter().filter(|(_, given_back)| *given_back).count()
+    }
+
+    /// Publishes two, of which the first is to fail, and waits until they wait in the store.
+    async fn publish_two(&self) -> [DeliveryId; 2] {
+        let ids = [self.publish(1).await, self.publish(2).await];
+        self.waits_for_its_retry(ids[0]).await;
+        while self.times_given_back() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        ids
+    }
+
+    /// What callers ask.
+    fn api(&self) -> Deliveries {
+        let (due, told, rules) = (self.lanes.clone(), self.lanes.clone(), Rules::default());
+        Deliveries {
+            queue: self.store.clone(),
+            routes: self.routes.clone(),
+            sender: Arc::new(Sender::new(rules, send::Settings::default(), Clock::System).unwrap()),
+            nudge: Arc::new(move |_| due.hint_due()),
+            withdrawn: Arc::new(move |lane| {
+                let lanes = told.clone();
+                Box::pin(async move { lanes.withdrawn(lane).await })
+            }),
+            lane_status: Arc::new(|_| Box::pin(async { None })),
+            retrying: Arc::default(),
+            watch: Arc::default(),
+            stop: self.stop.clone(),
+            clock: Clock::System,
+        }
+    }
+
+    async fn cancel(&self, id: DeliveryId) {
+        let (webhook_id, delivery_ids) = (self.lane.to_string(), vec![id.to_string()]);
+        let request = v1::CancelDeliveriesRequest { webhook_id, delivery_ids };
+        let cancelled = self.api().cancel_deliveries(Request::new(request)).await.unwrap();
+        assert_eq!(cancelled.into_inner().cancelled_count, 1);
+    }
+
+    async fn retry(&self, id: DeliveryId) {
+        let request = v1::RetryDeliveryRequest { id: id.to_string() };
+        self.api().retry_delivery(Request::new(request)).await.unwrap();
+    }
+
     async fn end(self) {
         self.stop.cancel();
         tokio::time::timeout(PATIENCE, self.done).await.expect("the engine should stop").unwrap();
     }
+}
+
+/// Answers the first request with this.
+async fn fails_once(status: u16) -> Receiver {
+    let count = AtomicUsize::new(0);
+    Receiver::answering(move |_| {
+        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        let mut answer = answer(if first { status } else { 200 });
+        if status == 429 {
+            answer.headers_mut().insert(RETRY_AFTER, "3600".parse().unwrap());
+        }
+        async move { answer }
+    })
+    .await
 }
 
 async fn arrives(receiver: &Receiver, id: DeliveryId) -> String {
@@ -118,5 +190,43 @@ async fn what_the_old_address_asked_for_does_not_hold_the_new_one() {
     world.waits_for_its_retry(first).await;
     let third = world.publish(3).await;
     assert_eq!(arrives(&receiver, third).await, "/new");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_behind_one_that_is_withdrawn_go_at_once() {
+    let receiver = fails_once(500).await;
+    let world = World::start(&receiver.url("/"), Order::Strict);
+    let [first, second] = world.publish_two().await;
+    arrives(&receiver, first).await;
+    world.cancel(first).await;
+    arrives(&receiver, second).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_behind_one_that_is_withdrawn_wait_for_what_the_receiver_asked_for() {
+    let receiver = fails_once(429).await;
+    let world = World::start(&receiver.url("/"), Order::Strict);
+    let [first, _] = world.publish_two().await;
+    arrives(&receiver, first).await;
+    let before = world.times_given_back();
+    world.cancel(first).await;
+    while world.times_given_back() == before {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(receiver.arrived().await.is_empty());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_behind_one_that_is_retried_by_hand_go_after_it() {
+    let receiver = fails_once(500).await;
+    let world = World::start(&receiver.url("/"), Order::Strict);
+    let [first, second] = world.publish_two().await;
+    arrives(&receiver, first).await;
+    world.retry(first).await;
+    arrives(&receiver, first).await;
+    arrives(&receiver, second).await;
     world.end().await;
 }

@@ -16,7 +16,8 @@ use super::Deliveries;
 use crate::{
     api::{convert, from_queue, routes_unknown},
     lanes::{LATENCY_MS, LaneStatus},
-    queue::{Bulk, CANCEL_MOST, Cancel, Standing},
+    queue::{Bulk, CANCEL_MOST, Cancel, Lanes, Standing},
+    routes::Order,
 };
 
 impl Deliveries {
@@ -84,6 +85,13 @@ impl Deliveries {
                 let cancelled = cancelled?;
                 count += cancelled.deliveries.len() as i64;
                 steps.extend(cancelled.rest.map(|to| Cancel::All(Some(to))));
+            }
+            // Those behind one that waited for its retry wait for that in the store, and have to wait no more.
+            // Also when it was withdrawn before, and the answer was lost.
+            let route = this.routes.route(webhook_id);
+            if route.is_some_and(|route| route.policy.order == Order::Strict) {
+                this.queue.wake(Lanes::These(vec![webhook_id])).await?;
+                (this.nudge)(webhook_id);
             }
             Ok(count)
         });
