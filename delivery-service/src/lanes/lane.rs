@@ -239,6 +239,15 @@ impl Lane {
         each!(self, kind => kind.asked())
     }
 
+    /// Whether any was asked for again, also one that has to wait for others: no hold keeps the store from
+    /// having the lane due.
+    pub fn was_asked(&self) -> bool {
+        match &self.kind {
+            Kind::Ordered(ordered) => ordered.was_asked(),
+            Kind::Window(_) | Kind::Batched(_) => self.asked(),
+        }
+    }
+
     /// Whether nothing is read or unstored.
     pub fn quiet(&self) -> bool {
         each!(self, kind => kind.quiet())

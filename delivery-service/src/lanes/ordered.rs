@@ -181,6 +181,11 @@ impl Ordered {
         !self.asked.is_empty()
     }
 
+    /// The same, also behind others.
+    pub fn was_asked(&self) -> bool {
+        self.entries.values().any(|entry| entry.asked)
+    }
+
     pub fn quiet(&self) -> bool {
         !self.reading && self.busy == 0
     }

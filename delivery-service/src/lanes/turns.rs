@@ -146,14 +146,14 @@ impl Engine {
         let passes = held.gate.wakes_at(asked, now).filter(|_| held.lane.waits());
         let long = |at: Option<Instant>| at.is_none_or(|at| at > now + LINGER * 4);
         let closed = held.gate.closed_until(now);
-        if closed.is_some() && held.quiet() && !asked && long(closed) {
+        if closed.is_some() && held.quiet() && long(closed) && !held.lane.was_asked() {
             let release = held.release(true, now);
             return self.give_back(id, Some(release));
         }
         let mut timer = [scheduled, passes].into_iter().flatten().min();
         let rests = held.quiet() && held.lane.empty() && long(scheduled);
         let blocked = rests && held.lane.is_blocked();
-        if blocked && held.lane.manner.order == Order::Strict {
+        if blocked && held.lane.manner.order == Order::Strict && !held.lane.was_asked() {
             // All wait for one, and for the pace.
             let until = scheduled.unwrap_or(now + LINGER).max(held.gate.paced_until(now).unwrap_or(now));
             return self.give_back(id, Some(Release::Hold { duration: until - now }));

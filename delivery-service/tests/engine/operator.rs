@@ -230,3 +230,21 @@ async fn those_behind_one_that_is_retried_by_hand_go_after_it() {
     arrives(&receiver, second).await;
     world.end().await;
 }
+
+/// What is asked for goes past a lane's hold in the store, but not past those before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_asked_for_behind_another_waits_without_being_claimed_again_and_again() {
+    let receiver = fails_once(500).await;
+    let world = World::start(&receiver.url("/"), Order::Strict);
+    let [first, second] = world.publish_two().await;
+    arrives(&receiver, first).await;
+    let before = world.times_given_back();
+    world.retry(second).await;
+    // Time is what this is about.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(world.times_given_back() <= before + 1, "{}", world.times_given_back());
+    assert!(receiver.arrived().await.is_empty());
+    world.cancel(first).await;
+    arrives(&receiver, second).await;
+    world.end().await;
+}
