@@ -20,8 +20,6 @@ pub enum Verdict {
     /// Another attempt, after a while.
     Retry {
         after: Duration,
-        /// The receiver asked for this much silence: no delivery of the lane goes sooner.
-        hold: Option<Duration>,
     },
     /// Given up.
     Failed,
@@ -47,9 +45,8 @@ pub fn decide(policy: &Policy, head: &Head, outcome: &Outcome, jitter: f64) -> V
     let Some(delay) = policy.retry_delays.get(head.retries_used() as usize) else {
         return Verdict::Failed;
     };
-    let hold = hold(outcome);
     let after = delay.mul_f64(1.0 + JITTER * jitter.clamp(0.0, 1.0));
-    Verdict::Retry { after: after.max(hold.unwrap_or_default()), hold }
+    Verdict::Retry { after: after.max(hold(outcome).unwrap_or_default()) }
 }
 
 /// For how long the lane is to be left alone, by the receiver's Retry-After.
@@ -106,7 +103,7 @@ mod tests {
     }
 
     fn seconds(after: u64) -> Verdict {
-        Verdict::Retry { after: Duration::from_secs(after), hold: None }
+        Verdict::Retry { after: Duration::from_secs(after) }
     }
 
     #[test]
@@ -161,7 +158,7 @@ mod tests {
         let failed = outcome(Fault::Status, 500, None);
         for (jitter, millis) in [(0.0, 5_000), (0.5, 5_500), (1.0, 6_000), (7.0, 6_000), (-1.0, 5_000)] {
             let verdict = decide(&policy(&[5]), &head(1, 0), &failed, jitter);
-            assert_eq!(verdict, Verdict::Retry { after: Duration::from_millis(millis), hold: None });
+            assert_eq!(verdict, Verdict::Retry { after: Duration::from_millis(millis) });
         }
     }
 
@@ -173,9 +170,10 @@ mod tests {
             (Duration::ZERO, Duration::from_secs(5), None),
             (1_000 * HOUR, 24 * HOUR, Some(24 * HOUR)),
         ];
-        for (asked, after, hold) in table {
-            let verdict = decide(&policy(&[5]), &head(1, 0), &outcome(Fault::Status, 503, Some(asked)), 0.0);
-            assert_eq!(verdict, Verdict::Retry { after, hold }, "{asked:?}");
+        for (asked, after, held) in table {
+            let outcome = outcome(Fault::Status, 503, Some(asked));
+            let verdict = decide(&policy(&[5]), &head(1, 0), &outcome, 0.0);
+            assert_eq!((verdict, hold(&outcome)), (Verdict::Retry { after }, held), "{asked:?}");
         }
         let last = outcome(Fault::Status, 429, Some(HOUR));
         assert_eq!(decide(&policy(&[]), &head(1, 0), &last, 0.0), Verdict::Failed);
