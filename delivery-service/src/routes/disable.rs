@@ -1,5 +1,5 @@
-//! Turns webhooks off at config-service, and does not let go before it has answered. Its lane is held
-//! meanwhile (`Disabling::is_asked`).
+//! Turns webhooks off at config-service, and does not let go before it has answered. The lane of one whose
+//! receiver is gone stands still until its route has changed: that is the engine's to see to.
 //!
 //! What waits to be asked is one entry a webhook. When config-service is away, one call finds out, not
 //! one a webhook.

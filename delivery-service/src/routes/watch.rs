@@ -27,7 +27,8 @@ pub enum Change {
     Put(WebhookId),
     /// Its lane is to be cancelled.
     Deleted(WebhookId),
-    /// The table is whole, or changes could not all be told one by one: every lane is to be looked at.
+    /// The table is whole, or changes could not all be told one by one: lanes that are parked are to be looked
+    /// at, for their routes may have come. Any other finds its route as it is when it has its next turn.
     Synced,
 }
 
