@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use common::redis::Connection;
 use redis::{
-    Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value, aio::ConnectionLike, cmd, pipe,
+    Cmd, ErrorKind, Pipeline, RedisError, RedisWrite, Script, ServerErrorKind, Value, aio::ConnectionLike,
+    cmd, pipe,
 };
 use tokio::time::timeout;
 
@@ -72,10 +73,13 @@ impl Verbs {
 }
 
 impl Verb {
-    /// A call on the shard whose keys begin with `base`; arguments follow.
+    /// A call on the shard whose keys begin with `base`; arguments follow. Two keys are named, though neither
+    /// is ever there: while their slot is moved, no node of a cluster takes a call on two that it does not
+    /// have, where one on one key would be done on the half of the shard that is there.
     pub fn on(&self, base: &str) -> Cmd {
         let mut call = cmd("EVALSHA");
-        call.arg(&self.hash).arg(1).arg(base);
+        call.arg(&self.hash).arg(2).arg(base);
+        call.write_arg_fmt(format_args!("{base}moving"));
         call
     }
 

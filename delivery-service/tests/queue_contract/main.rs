@@ -7,6 +7,7 @@ mod bench;
 mod disk;
 mod redis;
 mod redis_alone;
+mod redis_cluster;
 mod redis_history;
 mod redis_safety;
 mod redis_server;

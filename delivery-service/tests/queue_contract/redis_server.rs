@@ -118,7 +118,7 @@ fn free_port() -> u16 {
 }
 
 pub struct Cluster {
-    nodes: Vec<Server>,
+    pub nodes: Vec<Server>,
 }
 
 impl Cluster {
@@ -134,7 +134,7 @@ impl Cluster {
         cluster
     }
 
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let args = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
         let nodes: Vec<_> = (0..3).map(|_| Server::with(&args)).collect();
         for (i, node) in nodes.iter().enumerate() {
@@ -160,6 +160,11 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("the cluster does not come up");
+    }
+
+    /// Which node has a slot at the start.
+    pub fn owner(slot: u16) -> usize {
+        (usize::from(slot) * 3 + 2) / 16_384
     }
 
     pub fn address(&self) -> String {

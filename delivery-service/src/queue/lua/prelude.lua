@@ -1,6 +1,6 @@
 -- What every script begins with: the shard, the time, and commands that take many arguments.
--- KEYS[1] is what all keys of the shard begin with ("P:{qN}:"), ARGV[1] the holder that asks, ARGV[2]
--- the milliseconds that tests add to the time. See redis.rs for the keys.
+-- KEYS[1] is what all keys of the shard begin with ("P:{qN}:"), KEYS[2] is there for clusters alone (redis_call.rs),
+-- ARGV[1] the holder that asks, ARGV[2] the milliseconds that tests add to the time. See redis.rs for the keys.
 local base, me = KEYS[1], ARGV[1]
 local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2] + ARGV[2] * 1000
