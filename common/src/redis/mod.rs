@@ -5,6 +5,7 @@
 //! than 7.0 are refused at every connect.
 
 mod address;
+mod cluster;
 mod masters;
 mod setup;
 mod version;
@@ -178,7 +179,10 @@ impl ConnectionLike for Connection {
             let mut live = self.live().await?;
             let result = match &mut live.socket {
                 Socket::One(socket) => socket.req_packed_command(cmd).await,
-                Socket::Cluster(socket) => socket.req_packed_command(cmd).await,
+                Socket::Cluster(socket) => {
+                    let once = async |mut socket: ClusterConnection| socket.req_packed_command(cmd).await;
+                    cluster::until_taken(|| once(socket.clone())).await
+                }
             };
             let inner = result.as_ref().ok().and_then(server_error);
             self.settle(&live, inner, result)
@@ -195,7 +199,12 @@ impl ConnectionLike for Connection {
             let mut live = self.live().await?;
             let result = match &mut live.socket {
                 Socket::One(socket) => socket.req_packed_commands(pipeline, offset, count).await,
-                Socket::Cluster(socket) => socket.req_packed_commands(pipeline, offset, count).await,
+                Socket::Cluster(socket) => {
+                    let once = async |mut socket: ClusterConnection| {
+                        socket.req_packed_commands(pipeline, offset, count).await
+                    };
+                    cluster::until_taken(|| once(socket.clone())).await
+                }
             };
             let result = result.map_err(first_of);
             let inner = result.as_ref().ok().and_then(|values| values.iter().find_map(server_error));
@@ -296,11 +305,9 @@ fn client(address: &Address, ca: Option<&[u8]>, protocol: ProtocolVersion) -> Re
             Ok(AnyClient::One(Box::new(client)))
         }
         Topology::Cluster => {
-            // The crate's own waits between repeats reach minutes.
+            // What goes again is for `cluster` to say.
             let mut builder = ClusterClientBuilder::new(nodes)
-                .retries(5)
-                .min_retry_wait(20)
-                .max_retry_wait(500)
+                .retries(0)
                 .connection_timeout(CONNECT)
                 .response_timeout(RESPONSE)
                 .tcp_settings(tcp);

@@ -1,4 +1,4 @@
-//! What a cluster alone does to the queue: it moves slots from node to node.
+//! What a cluster alone does to the queue: it moves slots from node to node, and loses connections.
 
 use std::{
     sync::{Arc, atomic::AtomicI64},
@@ -10,8 +10,8 @@ use delivery_service::{
     delivery::State,
     queue::{Fate, Limits, New, Queue, QueueError, Release, Settle, Stored, redis::RedisQueue},
 };
-use redis::cmd;
-use tokio::time::timeout;
+use redis::{Value, cmd};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     bench::{Put, lane, new_for},
@@ -142,4 +142,32 @@ async fn while_a_slot_is_moved_its_shard_waits_and_nothing_is_done_by_halves() {
     assert_eq!(queue.get(first.id).await.unwrap().unwrap().head.state(), State::Succeeded);
     let standing = queue.lane_status(lane(1)).await.unwrap();
     assert_eq!(standing.open, 2, "each that was stored, once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_before_a_connection_broke_is_not_sent_again_behind_the_callers_back() {
+    let (cluster, queue) = start().await;
+    try_put(&queue, &new(&queue, 1)).await.unwrap();
+    let node = &cluster.nodes[place_of(&queue).1];
+    node.ask(cmd("CLIENT").arg("PAUSE").arg(60_000).arg("WRITE")).await;
+    let asked = {
+        let queue = queue.clone();
+        tokio::spawn(async move { try_put(&queue, &new(&queue, 2)).await })
+    };
+    let waits = async {
+        loop {
+            let clients = node.ask(cmd("CLIENT").arg("LIST")).await;
+            if redis::from_redis_value::<String>(clients).unwrap().contains(" flags=b ") {
+                return;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, waits).await.unwrap();
+    assert_ne!(node.ask(cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal")).await, Value::Int(0));
+    node.ask(cmd("CLIENT").arg("UNPAUSE")).await;
+    let answer = asked.await.unwrap();
+    assert!(matches!(answer, Err(QueueError::Unavailable(_))), "{answer:?}");
+    timeout(SOON, async { while try_put(&queue, &new(&queue, 3)).await.is_err() {} }).await.unwrap();
+    assert_eq!(queue.lane_status(lane(1)).await.unwrap().open, 2);
 }
