@@ -144,6 +144,39 @@ async fn a_dead_holders_lanes_go_to_another() {
     assert!(bench.claim(10).await.lanes.is_empty());
 }
 
+/// Its engine is dead, or stands still: it lives by its claims alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_claims_no_more_loses_its_lanes_although_it_still_accepts() {
+    let bench = Bench::<Single>::start().await;
+    let other = bench.backend.open().await;
+    let lease = bench.claim(0).await.lease;
+    let first = bench.put(lane(1)).await;
+    bench.advance(lease * 2 / 3).await;
+    bench.put(lane(2)).await.lease();
+    bench.advance(lease * 2 / 3).await;
+    let taken = other.claim(10, page(10)).await.unwrap().lanes;
+    assert_eq!(taken.len(), 2, "{taken:?}");
+    // What it is granted after that, before it has claimed again, is found as well.
+    bench.put(lane(3)).await.lease();
+    bench.advance(lease * 2 / 3).await;
+    other.claim(0, page(10)).await.unwrap();
+    bench.advance(lease * 2 / 3).await;
+    let taken = other.claim(10, page(10)).await.unwrap().lanes;
+    assert_eq!(taken.iter().map(|grant| grant.lane.webhook_id).collect::<Vec<_>>(), [lane(3)]);
+    // It was alive after all: what it lost is lost, and what it is granted from now on is its own.
+    bench.claim(0).await;
+    assert_eq!(bench.try_settle(first.lease(), vec![], None).await, Err(LeaseLost));
+    let put = bench.put(lane(4)).await;
+    bench.advance(lease * 2 / 3).await;
+    bench.claim(0).await;
+    other.claim(0, page(10)).await.unwrap();
+    bench.advance(lease * 2 / 3).await;
+    assert!(other.claim(10, page(10)).await.unwrap().lanes.is_empty());
+    bench.settle(put.lease(), vec![], None).await;
+    let stored = bench.put(lane(1)).await;
+    assert_eq!(stored.now, LaneNow::NotNow);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_lane_harms_no_other_and_keeps_no_event_id() {
     let bench = Bench::<Single>::start().await;

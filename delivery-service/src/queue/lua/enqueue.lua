@@ -287,7 +287,8 @@ local done, failure = pcall(function()
   if #granted > 0 then
     each('ZREM', lanes, granted)
     each('SADD', base .. 'held:' .. me, granted)
-    redis.call('ZADD', base .. 'holders', now, me)
+    -- So that it is missed if it never claims. Only that says that it lives.
+    redis.call('ZADD', base .. 'holders', 'NX', now, me)
   end
   if #due > 0 then redis.call('ZADD', lanes, 'LT', unpack(due)) end
 end)
