@@ -211,6 +211,19 @@ async fn a_damaged_lane_harms_no_other_and_keeps_no_event_id() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_lane_keeps_no_other_of_a_dead_holder() {
+    let bench = Bench::<Single>::start().await;
+    let other = bench.backend.open().await;
+    let lease = bench.claim(0).await.lease;
+    bench.put_many(lane(1), 1).await;
+    bench.put_many(lane(2), 1).await;
+    damage(&bench, lane(1)).await;
+    bench.advance(lease + Duration::from_millis(1)).await;
+    let taken = other.claim(10, page(10)).await.unwrap().lanes;
+    assert_eq!(taken.iter().map(|grant| grant.lane.webhook_id).collect::<Vec<_>>(), [lane(2)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_server_refuses_what_is_new_and_settles_what_is_there() {
     let bench = Bench::<Single>::start().await;
     let puts = bench.put_many(lane(1), 2).await;

@@ -1,10 +1,10 @@
 //! History in Redis: how it is cut where many have ended, and what damage to it comes to.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use delivery_service::{
     delivery::State,
-    queue::{Fate, LeaseLost, Limits, Query, Settle},
+    queue::{Fate, LeaseLost, Limits, Query, Release, Settle},
 };
 use redis::Value;
 
@@ -103,4 +103,50 @@ async fn a_damaged_history_harms_no_other_lane() {
     let query =
         Query { webhook_id: Some(lane(2)), license_code: ACCOUNT.into(), limit: 20, ..Query::default() };
     assert_eq!(bench.queue.list(query).await.unwrap().deliveries.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_history_that_is_to_be_cut_harms_no_other_lane() {
+    let bench = Bench::<Single>::start().await;
+    let list = [format!("{}:{{q0}}:ok:", bench.backend.prefix()).as_bytes(), &lane(1).bytes()].concat();
+    let first = bench.put(lane(1)).await;
+    bench.settle(first.lease(), vec![first.settled(Fate::Succeeded)], None).await;
+    ask(&bench, &[b"SET", &list, b"no list"]).await;
+    bench.advance(Limits::default().ended_age + MINUTE).await;
+    let puts = [bench.put_many(lane(1), 1).await, bench.put_many(lane(2), 1).await];
+    let all: Vec<_> = puts.iter().map(|puts| all_succeed(puts)).collect();
+    assert_eq!(bench.queue.settle(Arc::new(all)).await.unwrap(), [Ok(()), Ok(())]);
+    for put in puts.iter().flatten() {
+        assert_eq!(bench.state(put.id).await, State::Succeeded);
+    }
+    let known = Some(Release::Free { known: puts[0][0].place, unread: false });
+    bench.settle(puts[0][0].lease(), vec![], known).await;
+    bench.put(lane(1)).await.lease();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn histories_that_are_damaged_keep_no_other_from_ageing_out() {
+    let bench = Bench::<Single>::start().await;
+    let mut whole = Vec::new();
+    for n in 1..=20 {
+        let put = bench.put(lane(n)).await;
+        let known = Some(Release::Free { known: put.place, unread: false });
+        bench.settle(put.lease(), vec![put.settled(Fate::Succeeded)], known).await;
+        if n % 5 == 0 {
+            whole.push(put.id);
+        } else {
+            let list =
+                [format!("{}:{{q0}}:ok:", bench.backend.prefix()).as_bytes(), &lane(n).bytes()].concat();
+            ask(&bench, &[b"SET", &list, b"no list"]).await;
+        }
+    }
+    bench.advance(Limits::default().ended_age + MINUTE).await;
+    // Of each look four are swept.
+    for _ in 0..10 {
+        bench.claim(0).await;
+        bench.advance(Duration::from_millis(1)).await;
+    }
+    for id in whole {
+        assert!(bench.queue.get(id).await.unwrap().is_none());
+    }
 }

@@ -14,7 +14,7 @@ if ARGV[7] == '1' then
     'BYSCORE', 'LIMIT', 0, 16)) do
     local left = redis.call('SPOP', base .. 'held:' .. dead, 500)
     for i, value in ipairs(values(states, left)) do
-      local l = value and lane_of(value)
+      local l = value and #value >= LANE_SIZE and lane_of(value)
       if l and l.holder == dead then
         l.holder = NOBODY
         keep(left[i], l)
@@ -34,7 +34,9 @@ if ARGV[7] == '1' then
     if age > 0 and age <= now and swept < 4 then
       swept = swept + 1
       local l = lane_of(found[i + 1])
-      if pcall(sweep, found[i], l, ended_age, failed_age) then keep(found[i], l) end
+      -- One whose history is damaged has its turn again with the others.
+      if not pcall(sweep, found[i], l, ended_age, failed_age) then l.age = now + math.min(ended_age, failed_age) end
+      keep(found[i], l)
     end
   end
   if swept < 4 then turn = part[1] end
@@ -92,7 +94,8 @@ local held = {}
 if ARGV[11] == '1' then
   local all = redis.call('SMEMBERS', mine)
   for i, value in ipairs(values(states, all)) do
-    held[#held + 1], held[#held + 2] = all[i], value and lane_of(value).fence or 0
+    local l = value and #value >= LANE_SIZE and lane_of(value)
+    held[#held + 1], held[#held + 2] = all[i], l and l.fence or 0
   end
 end
 return { next, redis.call('SPOP', base .. 'news:' .. me, 1000), given, damaged, held, lapse, turn }

@@ -281,12 +281,14 @@ if #others > 0 then
 
   trim = function()
     local gone = {}
+    local function cut(lane, l)
+      trim_ended(lane, l, ended_kept)
+      if history[lane] == 2 then trim_failed(lane, failed_kept) end
+      aging(lane, l, ended_age, failed_age)
+    end
     for lane, l in pairs(touched) do
-      if history[lane] then
-        trim_ended(lane, l, ended_kept)
-        if history[lane] == 2 then trim_failed(lane, failed_kept) end
-        aging(lane, l, ended_age, failed_age)
-      end
+      -- A history that is damaged is not cut, and its lane's harm alone.
+      if history[lane] then pcall(cut, lane, l) end
       if l.gone then
         gone[#gone + 1] = lane
       else
