@@ -150,3 +150,19 @@ async fn histories_that_are_damaged_keep_no_other_from_ageing_out() {
         assert!(bench.queue.get(id).await.unwrap().is_none());
     }
 }
+
+/// What keeps a lane when its history is gone: it goes when that is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_lane_that_was_on_hold_when_its_history_went_nothing_stays() {
+    let age = 10 * MINUTE;
+    let bench = Bench::<Single>::with(Limits { ended_age: age, failed_age: age, ..Limits::default() }).await;
+    let put = bench.put(lane(1)).await;
+    let hold = Some(Release::Hold { duration: 2 * age });
+    bench.settle(put.lease(), vec![put.settled(Fate::Succeeded)], hold).await;
+    let states = format!("{}:{{q0}}:states", bench.backend.prefix());
+    for left in [1, 0] {
+        bench.advance(age + Duration::from_millis(1)).await;
+        bench.claim(0).await;
+        assert_eq!(ask(&bench, &[b"HLEN", states.as_bytes()]).await, Value::Int(left));
+    }
+}

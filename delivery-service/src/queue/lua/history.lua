@@ -100,7 +100,7 @@ local function sweep_ended(lane, l, horizon)
   return next
 end
 
--- Forgets what is too old. A lane of which nothing is left goes too.
+-- Forgets what is too old. A lane of which nothing is left goes too; later, when something else keeps it yet.
 local function sweep(lane, l, ended_age, failed_age)
   local function horizon(age) return math.max(0, now - age) * 2048 end
   local ended = sweep_ended(lane, l, horizon(ended_age))
@@ -119,7 +119,7 @@ local function sweep(lane, l, ended_age, failed_age)
     l.age = next
     return
   end
-  l.age = 0
+  l.age = now + math.min(ended_age, failed_age)
   if l.holder == NOBODY and l.hold <= now and l.memo_size == 0 and l.lone == NONE and not has_open(lane) then
     l.gone = true
     redis.call('ZREM', lanes, lane)
