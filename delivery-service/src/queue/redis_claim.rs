@@ -39,7 +39,7 @@ impl RedisQueue {
         let start = Instant::now();
         let look = self.looks();
         let page = PageLimit { deliveries: page.deliveries.clamp(1, 2000), ..page };
-        let mut unsure = self.leases.call(0..self.shards());
+        let mut unsure = self.leases.claim(0..self.shards());
         // With several shards, first which have due lanes: the lanes asked for are shared among those.
         let alone = self.shards() == 1;
         let first = (0..self.shards()).map(|shard| async move {
@@ -97,6 +97,13 @@ impl RedisQueue {
             match answer {
                 Ok(answer) => {
                     reached = true;
+                    if !lost.contains(&shard) {
+                        // What an earlier answer told of lanes, withdrawals too, and nobody heard.
+                        let missed = self.leases.missed(shard, self.shards());
+                        claimed.withdrawn.extend(&missed);
+                        claimed.news.extend(missed);
+                        unsure.known(shard);
+                    }
                     for lane in &answer.given {
                         self.leases.granted(lane.lane);
                     }
@@ -104,9 +111,6 @@ impl RedisQueue {
                     claimed.news.extend(answer.news);
                     claimed.withdrawn.extend(answer.withdrawn);
                     claimed.lanes.extend(answer.given);
-                    if !lost.contains(&shard) {
-                        unsure.known(shard);
-                    }
                 }
                 Err(error) => {
                     if self.leases.any_in(shard, self.shards()) {

@@ -9,6 +9,7 @@ mod redis;
 mod redis_alone;
 mod redis_cluster;
 mod redis_history;
+mod redis_lost;
 mod redis_safety;
 mod redis_server;
 mod watching;

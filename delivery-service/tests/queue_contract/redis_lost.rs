@@ -1,0 +1,31 @@
+//! Answers of Redis that nobody hears: what was done all the same is found, and what was told is told again.
+
+use delivery_service::queue::{Cancel, QueueError};
+
+use crate::{
+    bench::{Backend, Bench, lane, page},
+    redis::Single,
+    redis_alone::ask,
+};
+
+/// A claim that is done after its caller has given up. The server knows the script already: one has been done.
+async fn lose_a_claim(bench: &Bench<Single>, lanes: usize) {
+    ask(bench, &[b"CLIENT", b"PAUSE", b"60000", b"WRITE"]).await;
+    let lost = bench.queue.claim(lanes, page(10)).await;
+    assert!(matches!(lost, Err(QueueError::Unavailable(_))), "{lost:?}");
+    ask(bench, &[b"CLIENT", b"UNPAUSE"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_withdrew_is_heard_of_although_the_answer_that_said_so_was_lost() {
+    let bench = Bench::<Single>::start().await;
+    let other = bench.backend.open().await;
+    bench.put(lane(1)).await;
+    assert!(bench.claim(0).await.withdrawn.is_empty());
+    other.cancel(lane(1), Cancel::All(None)).await.unwrap();
+    lose_a_claim(&bench, 0).await;
+    let heard = bench.claim(0).await;
+    assert_eq!((heard.news, heard.withdrawn), (vec![lane(1)], vec![lane(1)]));
+    let heard = bench.claim(0).await;
+    assert_eq!((heard.news, heard.withdrawn), (vec![], vec![]), "it is told once");
+}
