@@ -57,8 +57,9 @@ impl RedisQueue {
             let mut answer = match answer.and_then(Answer::of).and_then(StoredLanes::of) {
                 Ok(answer) => answer,
                 Err(error) => {
-                    // What was asked and not answered may have been done; a refusal has not.
-                    if !matches!(error, QueueError::Unavailable(_)) {
+                    // What was asked and not answered may have been done, and what met damage in part: lanes may
+                    // have been granted. What has no room has not.
+                    if matches!(error, QueueError::Full(_)) {
                         known.push(shard);
                     }
                     for i in lanes.into_iter().flat_map(|(_, indexes)| indexes) {

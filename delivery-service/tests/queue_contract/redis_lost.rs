@@ -1,6 +1,9 @@
 //! Answers of Redis that nobody hears: what was done all the same is found, and what was told is told again.
 
-use delivery_service::queue::{Cancel, QueueError};
+use std::{sync::Arc, time::Duration};
+
+use delivery_service::queue::{Cancel, LaneGrant, QueueError};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     bench::{Backend, Bench, lane, page},
@@ -8,12 +11,27 @@ use crate::{
     redis_alone::ask,
 };
 
+const SOON: Duration = Duration::from_secs(20);
+
 /// A claim that is done after its caller has given up. The server knows the script already: one has been done.
 async fn lose_a_claim(bench: &Bench<Single>, lanes: usize) {
     ask(bench, &[b"CLIENT", b"PAUSE", b"60000", b"WRITE"]).await;
     let lost = bench.queue.claim(lanes, page(10)).await;
     assert!(matches!(lost, Err(QueueError::Unavailable(_))), "{lost:?}");
     ask(bench, &[b"CLIENT", b"UNPAUSE"]).await;
+}
+
+/// The first lane that is granted from now on.
+async fn granted(bench: &Bench<Single>) -> LaneGrant {
+    let granting = async {
+        loop {
+            if let Some(grant) = bench.claim(1).await.lanes.pop() {
+                return grant;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(SOON, granting).await.expect("the lane is given back, and granted again")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -28,4 +46,15 @@ async fn what_others_withdrew_is_heard_of_although_the_answer_that_said_so_was_l
     assert_eq!((heard.news, heard.withdrawn), (vec![lane(1)], vec![lane(1)]));
     let heard = bench.claim(0).await;
     assert_eq!((heard.news, heard.withdrawn), (vec![], vec![]), "it is told once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_that_an_enqueue_granted_before_it_failed_is_given_back() {
+    let bench = Bench::<Single>::start().await;
+    let holders = format!("{}:{{q0}}:holders", bench.backend.prefix());
+    ask(&bench, &[b"SET", holders.as_bytes(), b"no zset"]).await;
+    let failed = bench.queue.enqueue(Arc::new(vec![bench.new_for(lane(1))])).await.remove(0);
+    assert!(matches!(failed, Err(QueueError::Damaged(_))), "{failed:?}");
+    ask(&bench, &[b"DEL", holders.as_bytes()]).await;
+    assert_eq!(granted(&bench).await.lane.webhook_id, lane(1));
 }
