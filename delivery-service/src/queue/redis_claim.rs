@@ -29,7 +29,8 @@ struct Shard {
     news: Vec<WebhookId>,
     withdrawn: Vec<WebhookId>,
     given: Vec<LaneGrant>,
-    held: Option<Vec<Lease>>,
+    /// With how much longer each is on hold.
+    held: Option<Vec<(Lease, Duration)>>,
     /// When another holder may be dead.
     lapse: Option<Duration>,
 }
@@ -87,7 +88,9 @@ impl RedisQueue {
         claimed.next_due = self.look_after(lapse);
         for (shard, answer) in &answers {
             if let Ok(Shard { held: Some(held), .. }) = answer {
-                orphans.extend(self.leases.orphans(*shard, self.shards(), held, Instant::now()));
+                let leases: Vec<_> = held.iter().map(|(lease, _)| *lease).collect();
+                let lost = self.leases.orphans(*shard, self.shards(), &leases, Instant::now());
+                orphans.extend(held.iter().filter(|(lease, _)| lost.contains(lease)));
             }
         }
         self.give_back(orphans).await;
@@ -177,12 +180,11 @@ impl RedisQueue {
             tracing::error!(%webhook, reason, "a lane in Redis is damaged and waits until it is woken");
         }
         let mut held = answer.array()?;
-        let mut leases = Vec::with_capacity(held.left() / 2);
-        while held.left() > 1 {
-            leases.push(Lease {
-                webhook_id: WebhookId::from_bytes(held.id()?),
-                fence: held.number()?.max(0) as u64,
-            });
+        let mut leases = Vec::with_capacity(held.left() / 3);
+        while held.left() > 2 {
+            let webhook_id = WebhookId::from_bytes(held.id()?);
+            let lease = Lease { webhook_id, fence: held.number()?.max(0) as u64 };
+            leases.push((lease, record::duration(held.number()?).unwrap_or_default()));
         }
         let lapse = record::duration(answer.number()?);
         if let (Some(turn), Some(next)) = (self.turns.lock().get_mut(usize::from(shard)), answer.bytes()?) {
@@ -195,17 +197,21 @@ impl RedisQueue {
     }
 
     /// Gives back lanes that the store has granted and nobody here has heard of.
-    async fn give_back(&self, orphans: Vec<Lease>) {
+    async fn give_back(&self, orphans: Vec<(Lease, Duration)>) {
         if orphans.is_empty() {
             return;
         }
         tracing::warn!(lanes = orphans.len(), "gives back lanes whose lease was granted by a lost answer");
-        let release = |lane| Settle {
+        let release = |(lane, hold): (Lease, Duration)| Settle {
             lane,
             deliveries: Vec::new(),
             done_to: Place(0),
             memo: None,
-            release: Some(Release::Free { known: Place(0), unread: true }),
+            // One that was granted past its hold, for what was asked for, is on hold still.
+            release: Some(match hold {
+                Duration::ZERO => Release::Free { known: Place(0), unread: true },
+                duration => Release::Hold { duration },
+            }),
         };
         let settles = Arc::new(orphans.into_iter().map(release).collect());
         if let Err(error) = self.settle(settles).await {

@@ -36,7 +36,7 @@ fn states(bench: &Bench<Single>) -> String {
 }
 
 /// What is kept of the lane breaks off in the middle.
-async fn damage(bench: &Bench<Single>, lane: WebhookId) {
+pub async fn damage(bench: &Bench<Single>, lane: WebhookId) {
     ask(bench, &[b"HSET", states(bench).as_bytes(), &lane.bytes(), &[b' '; 50]]).await;
 }
 

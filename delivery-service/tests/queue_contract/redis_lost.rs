@@ -2,13 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use delivery_service::queue::{Cancel, LaneGrant, QueueError};
+use delivery_service::{
+    delivery::Place,
+    queue::{Cancel, LaneGrant, QueueError, Release},
+};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    bench::{Backend, Bench, lane, page},
+    bench::{Backend, Bench, MINUTE, ids, lane, page, retry_in},
     redis::Single,
-    redis_alone::ask,
+    redis_alone::{ask, damage},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -46,6 +49,32 @@ async fn what_others_withdrew_is_heard_of_although_the_answer_that_said_so_was_l
     assert_eq!((heard.news, heard.withdrawn), (vec![lane(1)], vec![lane(1)]));
     let heard = bench.claim(0).await;
     assert_eq!((heard.news, heard.withdrawn), (vec![], vec![]), "it is told once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_that_a_lost_answer_granted_past_its_hold_is_on_hold_still() {
+    let bench = Bench::<Single>::start().await;
+    bench.claim(0).await;
+    let put = bench.put(lane(1)).await;
+    let hold = Some(Release::Hold { duration: 10 * MINUTE });
+    bench.settle(put.lease(), vec![put.settled(retry_in(MINUTE))], hold).await;
+    bench.queue.retry(put.id).await.unwrap();
+    lose_a_claim(&bench, 1).await;
+    let grant = granted(&bench).await;
+    assert_eq!(ids(&grant.page.deliveries), [put.id], "what was asked for goes past it");
+    assert!(grant.held > 9 * MINUTE && grant.held <= 10 * MINUTE, "{:?}", grant.held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_lane_keeps_nobody_from_what_a_lost_answer_granted() {
+    let bench = Bench::<Single>::start().await;
+    bench.claim(0).await;
+    bench.put(lane(1)).await;
+    damage(&bench, lane(1)).await;
+    let put = bench.put(lane(2)).await;
+    bench.settle(put.lease(), vec![], Some(Release::Free { known: Place(0), unread: true })).await;
+    lose_a_claim(&bench, 1).await;
+    assert_eq!(granted(&bench).await.lane.webhook_id, lane(2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 -- whether scheduled ones are read early, whether to look for dead holders and old history, lease ms, ages
 -- of ended and failed (ms), whether to say what is held, dedupe window ms, from where on to look for old history.
 -- Answers { ms until another lane is due (-1: none), news, lanes, damaged lanes with reasons, what is held
--- with fences, ms until another holder may be dead (-1: none), where to go on looking }; a lane is
+-- with fences and ms on hold, ms until another holder may be dead (-1: none), where to go on looking }; a lane is
 -- { id, fence, license, ms on hold, memo, page }.
 local count, max_count, max_bytes, early = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
 local holders, mine = base .. 'holders', base .. 'held:' .. me
@@ -96,6 +96,7 @@ if ARGV[11] == '1' then
   for i, value in ipairs(values(states, all)) do
     local l = value and #value >= LANE_SIZE and lane_of(value)
     held[#held + 1], held[#held + 2] = all[i], l and l.fence or 0
+    held[#held + 1] = l and l.hold ~= PARKED and math.max(0, l.hold - now) or 0
   end
 end
 return { next, redis.call('SPOP', base .. 'news:' .. me, 1000), given, damaged, held, lapse, turn }
