@@ -51,8 +51,10 @@ pub struct Delivered {
     pub strain: Strain,
     /// How long the receiver wants to be left alone.
     pub hold: Option<Duration>,
-    /// The receiver is gone: what to tell of it, and the revision of the route it was sent by.
-    pub gone: Option<(u64, String)>,
+    /// The receiver is gone: what to tell of it.
+    pub gone: Option<String>,
+    /// Of the route that it was sent by.
+    pub revision: u64,
 }
 
 /// Makes an attempt that was started then, under this term of the leases. What is no longer safe comes back unsent.
@@ -80,7 +82,7 @@ pub async fn run(
         Some(head) => retry::decide(&route.policy, head, &outcome, jitter),
         None => Verdict::Succeeded,
     };
-    let gone = (verdict == Verdict::Gone).then(|| (route.revision, outcome.message.clone()));
+    let gone = (verdict == Verdict::Gone).then(|| outcome.message.clone());
     let (mut fate, now) = (Fate::Succeeded, context.clock.now());
     for delivery in parcel.deliveries_mut() {
         fate = follow(&mut delivery.head, &verdict, now);
@@ -91,7 +93,7 @@ pub async fn run(
         status = outcome.http_status, fault = ?outcome.fault, fate = ?fate, "an attempt has ended"
     );
     let (strain, hold) = (strain(&outcome), retry::hold(&outcome));
-    Ok(Delivered { parcel, fate, strain, hold, gone })
+    Ok(Delivered { parcel, fate, strain, hold, gone, revision: route.revision })
 }
 
 /// Writes into the head what follows from its last attempt.

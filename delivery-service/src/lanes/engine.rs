@@ -59,9 +59,8 @@ pub(super) struct Engine {
     pub timers: BTreeSet<(Instant, WebhookId)>,
     pub settling: Settling,
     pub calls: JoinSet<Reply>,
-    /// Attempts that have ended, with the revisions of the routes that they were made by.
-    pub ended: mpsc::UnboundedSender<(u64, Ended)>,
-    ends: mpsc::UnboundedReceiver<(u64, Ended)>,
+    pub ended: mpsc::UnboundedSender<Ended>,
+    ends: mpsc::UnboundedReceiver<Ended>,
     pub room: Room,
     /// Bytes of bodies in lanes' windows.
     pub memory: usize,
@@ -313,7 +312,7 @@ impl Engine {
     }
 
     /// An attempt has ended.
-    fn end(&mut self, (revision, ended): (u64, Ended), at: Moment) {
+    fn end(&mut self, ended: Ended, at: Moment) {
         self.room.ends(ended.began);
         self.batch_bytes -= ended.parcel().batch_bytes();
         // One request, a batch too: its oldest member speaks for it.
@@ -336,7 +335,7 @@ impl Engine {
                     held.lane.put_back(unsent);
                 });
             }
-            Ok(delivered) => self.delivered(ended.lane, delivered, revision, at),
+            Ok(delivered) => self.delivered(ended.lane, delivered, at),
         }
         self.make_ready(id);
     }

@@ -17,9 +17,9 @@ use crate::{
 };
 
 impl Engine {
-    /// An attempt was made, by the route's `revision`.
-    pub(super) fn delivered(&mut self, lease: Lease, delivered: Delivered, revision: u64, at: Moment) {
-        let Delivered { parcel, fate, strain, hold, gone } = delivered;
+    /// An attempt was made.
+    pub(super) fn delivered(&mut self, lease: Lease, delivered: Delivered, at: Moment) {
+        let Delivered { parcel, fate, strain, hold, gone, revision } = delivered;
         let id = lease.webhook_id;
         let Some(held) = self.lanes.get_mut(&id) else { return };
         let route = held.route(&self.parts.routes);
@@ -40,7 +40,7 @@ impl Engine {
         {
             self.failing(id, route.revision, at);
         }
-        if let Some((revision, answer)) = gone {
+        if let Some(answer) = gone {
             tracing::warn!(webhook = %id, "the receiver is gone (410): the webhook is to be disabled");
             self.parts.disable.disable(id, revision, format!("the receiver answered 410 Gone ({answer})"));
         }

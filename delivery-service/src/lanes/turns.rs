@@ -97,7 +97,7 @@ impl Engine {
             let started = Instant::now();
             tokio::spawn(async move {
                 let result = attempt::run(&context, lease, term, &route, parcel, started).await;
-                let _ = ended.send((route.revision, Ended { lane: lease, began: now, result }));
+                let _ = ended.send(Ended { lane: lease, began: now, result });
             });
         }
         true
