@@ -1,14 +1,19 @@
 //! Nonsense from outside: refused with all that is wrong, nothing stored, nothing lost, nobody hurt.
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use integration_tests::{
     api::{Api, added_to_cart, webhook, xml},
     process::Process,
     receiver::Receiver,
 };
+use prost::Message;
 use proto::v1::{
     Activity, CreateWebhookRequest, Event, EventCategory, ListDeliveriesRequest, ListWebhooksRequest,
     PublishEventsRequest, StreamEventsRequest, Webhook, WebhookType, event::Payload, publish_result::Outcome,
 };
+use tokio::net::TcpStream;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -140,6 +145,44 @@ async fn bad_events_are_refused_alone_and_the_good_ones_beside_them_are_delivere
     assert_eq!(receiver.next().await.json()["event_data"]["order"], "after");
     let list = ListDeliveriesRequest { license_code: ACCOUNT.into(), ..Default::default() };
     assert_eq!(api.all(list).await.len(), 2, "nothing of the bad ones is stored");
+}
+
+/// A frame as gRPC has it.
+fn frame(message: &[u8]) -> Vec<u8> {
+    [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat()
+}
+
+#[tokio::test]
+async fn nothing_is_read_out_of_a_message_that_cannot_be_decoded() {
+    let data = tempfile::tempdir().unwrap();
+    let hookline = Process::hookline(data.path(), &[]).await;
+    let mut api = Api::of(&hookline);
+    let receiver = Receiver::start().await;
+    api.create(webhook(ACCOUNT, WebhookType::GlobalApplicationEvents, &receiver.url("/"))).await;
+    api.publish_patiently(added_to_cart(ACCOUNT, "before")).await;
+
+    // A byte that begins no field, and then a whole message but for its last byte, which the head of
+    // the next one is taken for: a field that nobody knows, with 0 in it.
+    let hidden = StreamEventsRequest { event: Some(added_to_cart(ACCOUNT, "hidden")) }.encode_to_vec();
+    let bad = [&[7][..], &hidden, &[0xa0, 6]].concat();
+    let next = StreamEventsRequest { event: Some(added_to_cart(ACCOUNT, "next")) }.encode_to_vec();
+    let frames = [frame(&bad), frame(&next)].concat();
+    let address = hookline.delivery_address();
+    let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut http2, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{address}/hookline.v1.EventService/StreamEvents"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(Bytes::from(frames)))
+        .unwrap();
+    let answer = http2.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+    assert_ne!(answer.trailers().unwrap()["grpc-status"], "0");
+    let list = ListDeliveriesRequest { license_code: ACCOUNT.into(), ..Default::default() };
+    let known: Vec<_> = api.all(list).await.into_iter().map(|delivery| delivery.event_id).collect();
+    assert_eq!(known, ["before"]);
+    connection.abort();
 }
 
 #[tokio::test]

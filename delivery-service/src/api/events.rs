@@ -1,6 +1,6 @@
 //! EventService: events come in. Every request is checked whole, every event answered on its own.
 
-use std::{borrow::Cow, pin::Pin};
+use std::{borrow::Cow, future::ready, pin::Pin};
 
 use common::{
     clock::Clock,
@@ -144,8 +144,15 @@ impl EventService for Events {
         let events = self.clone();
         let stopping = self.stop.clone();
         let stopped = stream::once(async { Err(super::stopping()) });
-        let sent = request.into_inner().take_until(self.stop.clone().cancelled_owned());
-        let ends = stopped.filter(move |_| std::future::ready(stopping.is_cancelled()));
+        // Behind a message that cannot be decoded its rest would be read as messages.
+        let mut broken = false;
+        let sent = request.into_inner().take_while(move |message| {
+            let goes_on = !broken;
+            broken |= message.is_err();
+            ready(goes_on)
+        });
+        let sent = sent.take_until(self.stop.clone().cancelled_owned());
+        let ends = stopped.filter(move |_| ready(stopping.is_cancelled()));
         let batches = sent.chain(ends).ready_chunks(STREAM_BATCH).map(move |batch| {
             let (this, traceparent) = (events.clone(), traceparent.clone());
             async move { this.batch(batch, traceparent.as_deref()).await }
