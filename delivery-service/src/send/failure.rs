@@ -12,9 +12,17 @@ pub struct Failure {
     pub message: String,
 }
 
+/// Bytes of a message: a certificate's faults name all that it is for, and every attempt keeps its own.
+const LONGEST: usize = 512;
+
 impl Failure {
     pub fn new(fault: Fault, message: impl Into<String>) -> Self {
-        Self { fault, message: message.into() }
+        let mut message = message.into();
+        if message.len() > LONGEST {
+            message.truncate(message.floor_char_boundary(LONGEST));
+            message.push('…');
+        }
+        Self { fault, message }
     }
 
     /// No TCP connection came about.
@@ -103,4 +111,17 @@ pub fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option
         };
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_as_long_as_people_read() {
+        let failure = Failure::new(Fault::Tls, "short");
+        assert_eq!(failure.message, "short");
+        let failure = Failure::new(Fault::Tls, "ä".repeat(400));
+        assert_eq!(failure.message, format!("{}…", "ä".repeat(256)));
+    }
 }
