@@ -84,6 +84,7 @@ pub async fn start(settings: Settings, metrics: Metrics, stop: CancellationToken
     // Leases go back only after the last call has ended.
     let last = CancellationToken::new();
     let (lanes, mut lanes_done) = Lanes::start(parts, last.clone());
+    let door = lanes.clone();
     tokio::spawn(tell(changes, lanes.clone()));
     let hears = lanes.clone();
     queue.on_news(Box::new(move |lane| hears.hint_news(lane)));
@@ -137,6 +138,8 @@ pub async fn start(settings: Settings, metrics: Metrics, stop: CancellationToken
         };
         last.cancel();
         lanes_done.await?;
+        // While somebody can tell them anything, lanes end when they are told to, and within their time.
+        drop(door);
         tracing::info!("delivery-service has stopped");
         served
     });
