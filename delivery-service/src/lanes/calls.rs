@@ -23,8 +23,6 @@ const CLAIM: usize = 32;
 const WAKES: usize = 500;
 /// The longest time between two claims.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
-/// The shortest, when the leases are about to run out.
-const LAST: Duration = Duration::from_millis(10);
 /// A process without room leaves lanes that are due to others for so long.
 const OVERDUE: Duration = Duration::from_millis(100);
 /// Deliveries of a page, read when a window is half empty: enough for a backlog to go at full speed, and
@@ -75,8 +73,12 @@ impl Engine {
         }
         self.claiming = true;
         let (used, short) = (self.memory, self.is_short_of_memory());
-        let synced =
-            self.parts.routes.synced() && !self.draining && used < OVERFULL * self.parts.limits.memory_bytes;
+        // What has run out is renewed before anything is leased on top of it.
+        let safe = self.context.lease.safe() || self.context.lease.term() == 0;
+        let synced = self.parts.routes.synced()
+            && !self.draining
+            && safe
+            && used < OVERFULL * self.parts.limits.memory_bytes;
         let room = self.parts.limits.lanes.saturating_sub(self.lanes.len()).min(CLAIM);
         // Others may have room. When nobody has, lanes that are due have their share of this process all the same.
         let full = synced && (short || self.room.free(now) == 0);
@@ -151,20 +153,25 @@ impl Engine {
             self.store_away = false;
             tracing::info!("the store answers again");
         }
+        let term = self.context.lease.term();
         self.context.lease.renew(from, claimed.lease);
-        if self.lapsed {
+        let (safe, renewed) = (self.context.lease.safe(), self.context.lease.term() != term);
+        if self.lapsed && safe {
             self.lapsed = false;
             for held in self.lanes.values_mut() {
                 held.unsure = true;
                 self.settling.ask(held.lane.lease);
             }
         }
-        let beat = HEARTBEAT.min(claimed.lease / 4).max(LAST);
+        let beat = HEARTBEAT.min(claimed.lease / 4);
         let pause = match asked {
+            // The store, or a part of it, does not say that they are good.
+            _ if !safe => PAUSE,
+            0 if renewed => Duration::ZERO,
             0 if self.passed_over.is_some() => beat.min(OVERDUE),
             0 => beat,
             _ if std::mem::take(&mut self.claim_again) || claimed.lanes.len() >= asked => Duration::ZERO,
-            _ => claimed.next_due.map_or(beat, |due| due.clamp(Duration::from_millis(1), beat)),
+            _ => claimed.next_due.map_or(beat, |due| due.max(Duration::from_millis(1)).min(beat)),
         };
         self.next_claim = now + pause;
         for grant in claimed.lanes {
