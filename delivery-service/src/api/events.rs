@@ -218,5 +218,29 @@ fn traceparent(metadata: &MetadataMap) -> Option<String> {
     };
     let well_formed =
         parts.len() == 4 && parts.iter().zip([2, 32, 16, 2]).all(|(part, length)| hex(part, length));
-    (well_formed && parts[0] != "ff").then(|| text.to_owned())
+    let is_zero = |part: &str| part.bytes().all(|b| b == b'0');
+    (well_formed && parts[0] != "ff" && !is_zero(parts[1]) && !is_zero(parts[2])).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_context_is_taken_when_it_is_one() {
+        let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        let (no_trace, no_parent) = ("0".repeat(32), "0".repeat(16));
+        for (text, is_one) in [
+            (format!("00-{trace}-{parent}-01"), true),
+            (format!("ff-{trace}-{parent}-01"), false),
+            (format!("00-{no_trace}-{parent}-01"), false),
+            (format!("00-{trace}-{no_parent}-01"), false),
+            (format!("00-{trace}-{parent}"), false),
+            (format!("00-{}-{parent}-01", trace.to_uppercase()), false),
+        ] {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("traceparent", text.parse().unwrap());
+            assert_eq!(traceparent(&metadata), is_one.then_some(text));
+        }
+    }
 }
