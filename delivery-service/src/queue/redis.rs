@@ -12,6 +12,7 @@
 //! | `P:{qN}:held:HOLDER` | set: the lanes it holds |
 //! | `P:{qN}:hints:HOLDER` | channel: lanes that have come to its news |
 //! | `P:{qN}:news:HOLDER` | set: lanes it held when something happened in them; with `w` behind: that were woken; with `c`: from which others withdrew |
+//! | `P:{qN}:told:HOLDER` | set: of those, what the last answer to its claims told: until one was heard |
 //! | `P:{qN}:heads` | hash: delivery id → mark and head (`redis_record.rs`) |
 //! | `P:{qN}:bodies` | hash: delivery id, or what the ids of several have in common → body, of those that are open or FAILED |
 //! | `P:{qN}:shares` | hash: what ids have in common → how many need their body |

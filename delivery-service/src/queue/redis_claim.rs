@@ -40,7 +40,7 @@ impl RedisQueue {
         let start = Instant::now();
         let look = self.looks();
         let page = PageLimit { deliveries: page.deliveries.clamp(1, 2000), ..page };
-        let mut unsure = self.leases.claim(0..self.shards());
+        let mut unsure = self.leases.call(0..self.shards());
         // With several shards, first which have due lanes: the lanes asked for are shared among those.
         let alone = self.shards() == 1;
         let first = (0..self.shards()).map(|shard| async move {
@@ -101,10 +101,6 @@ impl RedisQueue {
                 Ok(answer) => {
                     reached = true;
                     if !lost.contains(&shard) {
-                        // What an earlier answer told of lanes, withdrawals too, and nobody heard.
-                        let missed = self.leases.missed(shard, self.shards());
-                        claimed.withdrawn.extend(&missed);
-                        claimed.news.extend(missed);
                         unsure.known(shard);
                     }
                     for lane in &answer.given {
@@ -166,11 +162,13 @@ impl RedisQueue {
             .arg(millis(self.limits.failed_age));
         call.arg(u8::from(unsure)).arg(millis(self.limits.dedupe_window).max(1));
         call.arg(self.turns.lock().get(usize::from(shard)).map_or("0", |turn| turn));
+        call.arg(u8::from(self.leases.asks(shard)));
         let start = Instant::now();
         let mut answer = Answer::of(self.verbs.claim.run(&self.connection, call, CLAIM_TIMEOUT).await?)?;
         let next_due = record::duration(answer.number()?);
         let mut news = answer.array()?;
         let (news, withdrawn) = told(&mut news)?;
+        self.leases.hears(shard);
         let mut given = answer.array()?;
         let given = (0..given.left()).map(|_| grant(given.array()?)).collect::<Result<_, QueueError>>()?;
         let mut broken = answer.array()?;

@@ -1,8 +1,7 @@
 //! What this process knows of its leases in Redis. An answer can be lost after the store has granted
 //! a lane: nobody would work on it, and nobody else could have it while this process lives. So after
 //! a call whose outcome is not known, what the store says is held is compared with what is known,
-//! and lanes that stay unknown are given back. News go with the answer that tells them: after a lost
-//! one anything may have happened in the lanes that are held.
+//! and lanes that stay unknown are given back. News are told again until an answer with them was heard.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,8 +23,8 @@ pub(super) struct Leases(Mutex<Known>);
 struct Known {
     held: ById<WebhookId, u64>,
     unsure: HashMap<u16, Instant>,
-    /// Shards of which an answer with news may be lost.
-    missed: HashSet<u16>,
+    /// Shards that were asked for news, and of which no answer was heard since.
+    unheard: HashSet<u16>,
     /// Held by the store's account and not by ours, since when.
     suspects: HashMap<Lease, Instant>,
 }
@@ -49,21 +48,17 @@ impl Leases {
 
     /// Until the guard is disarmed, a call on these shards has an unknown outcome.
     pub fn call(&self, shards: impl IntoIterator<Item = u16>) -> Unsure<'_> {
-        Unsure { leases: self, shards: shards.into_iter().collect(), with_news: false }
+        Unsure { leases: self, shards: shards.into_iter().collect() }
     }
 
-    /// The same of a call that is answered with news.
-    pub fn claim(&self, shards: impl IntoIterator<Item = u16>) -> Unsure<'_> {
-        Unsure { leases: self, shards: shards.into_iter().collect(), with_news: true }
+    /// Asks a shard for news: whether what it told before was heard.
+    pub fn asks(&self, shard: u16) -> bool {
+        self.0.lock().unheard.insert(shard)
     }
 
-    /// The lanes of which news may be lost, each time once.
-    pub fn missed(&self, shard: u16, shards: u16) -> Vec<WebhookId> {
-        let mut known = self.0.lock();
-        if !known.missed.remove(&shard) {
-            return Vec::new();
-        }
-        known.held.keys().copied().filter(|lane| lane.shard(shards) == shard).collect()
+    /// Its answer was heard.
+    pub fn hears(&self, shard: u16) {
+        self.0.lock().unheard.remove(&shard);
     }
 
     pub fn is_unsure(&self, shard: u16) -> bool {
@@ -100,7 +95,6 @@ impl Leases {
 pub(super) struct Unsure<'a> {
     leases: &'a Leases,
     shards: Vec<u16>,
-    with_news: bool,
 }
 
 impl Unsure<'_> {
@@ -118,9 +112,6 @@ impl Drop for Unsure<'_> {
         let mut known = self.leases.0.lock();
         for &shard in &self.shards {
             known.unsure.insert(shard, Instant::now());
-            if self.with_news {
-                known.missed.insert(shard);
-            }
         }
     }
 }
@@ -153,19 +144,5 @@ mod tests {
         assert!(leases.any_in(0, 1));
         leases.ended(late);
         assert!(!leases.any_in(0, 1));
-    }
-
-    #[test]
-    fn after_a_lost_answer_with_news_every_lane_of_the_shard_may_have_some_once() {
-        let leases = Leases::default();
-        let lane = WebhookId::new(0, 1);
-        leases.granted(Lease { webhook_id: lane, fence: 1 });
-        drop(leases.call([0]));
-        assert_eq!(leases.missed(0, 1), [], "that call brings none");
-        leases.claim([0]).known(0);
-        assert_eq!(leases.missed(0, 1), []);
-        drop(leases.claim([0]));
-        assert_eq!(leases.missed(0, 1), [lane]);
-        assert_eq!(leases.missed(0, 1), []);
     }
 }

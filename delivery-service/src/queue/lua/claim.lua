@@ -1,6 +1,7 @@
 -- Says that the holder lives and leases it due lanes. ARGV[3…]: lanes, deliveries and bytes of a page,
 -- whether scheduled ones are read early, whether to look for dead holders and old history, lease ms, ages
--- of ended and failed (ms), whether to say what is held, dedupe window ms, from where on to look for old history.
+-- of ended and failed (ms), whether to say what is held, dedupe window ms, from where on to look for old history,
+-- whether the last answer was heard.
 -- Answers { ms until another lane is due (-1: none), news, lanes, damaged lanes with reasons, what is held
 -- with fences and ms on hold, ms until another holder may be dead (-1: none), where to go on looking }; a lane is
 -- { id, fence, license, ms on hold, memo, page }.
@@ -23,7 +24,7 @@ if ARGV[7] == '1' then
     end
     if #left < 500 then
       redis.call('ZREM', holders, dead)
-      redis.call('DEL', base .. 'news:' .. dead)
+      redis.call('DEL', base .. 'news:' .. dead, base .. 'told:' .. dead)
     end
   end
   -- All lanes in turn, a hundred at a time; of those that have old history four, for that takes longer.
@@ -99,4 +100,10 @@ if ARGV[11] == '1' then
     held[#held + 1] = l and l.hold ~= PARKED and math.max(0, l.hold - now) or 0
   end
 end
-return { next, redis.call('SPOP', base .. 'news:' .. me, 1000), given, damaged, held, lapse, turn }
+
+-- News that nobody heard come again, with others.
+local told, news = base .. 'told:' .. me, redis.call('SPOP', base .. 'news:' .. me, 1000)
+if ARGV[14] == '1' then redis.call('DEL', told) end
+each('SADD', told, news)
+if ARGV[14] ~= '1' then news = redis.call('SMEMBERS', told) end
+return { next, news, given, damaged, held, lapse, turn }
