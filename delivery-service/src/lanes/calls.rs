@@ -72,13 +72,13 @@ impl Engine {
             return;
         }
         self.claiming = true;
-        let (used, short) = (self.memory, self.is_short_of_memory());
+        let short = self.is_short_of_memory();
         // What has run out is renewed before anything is leased on top of it.
         let safe = self.context.lease.safe() || self.context.lease.term() == 0;
         let synced = self.parts.routes.synced()
             && !self.draining
             && safe
-            && used < OVERFULL * self.parts.limits.memory_bytes;
+            && self.memory < OVERFULL * self.parts.limits.memory_bytes;
         let room = self.parts.limits.lanes.saturating_sub(self.lanes.len()).min(CLAIM);
         // Others may have room. When nobody has, lanes that are due have their share of this process all the same.
         let full = synced && (short || self.room.free(now) == 0);
