@@ -158,7 +158,7 @@ impl Engine {
                     match reply {
                         Ok(reply) => self.answered(reply),
                         // Its answer is never to come, so this loop cannot go on either.
-                        Err(lost) => std::panic::resume_unwind(lost.into_panic()),
+                        Err(lost) => if let Ok(panic) = lost.try_into_panic() { std::panic::resume_unwind(panic) },
                     }
                 }
                 () = context.lease.sleep_until(wake) => {}
