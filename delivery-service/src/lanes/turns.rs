@@ -150,7 +150,9 @@ impl Engine {
             let release = held.release(true, now);
             return self.give_back(id, Some(release));
         }
-        let mut timer = [scheduled, passes].into_iter().flatten().min();
+        // What was asked for may stand behind another, which waits until then.
+        let opens = closed.filter(|_| held.lane.waits());
+        let mut timer = [scheduled, passes, opens].into_iter().flatten().min();
         let rests = held.quiet() && held.lane.empty() && long(scheduled);
         let blocked = rests && held.lane.is_blocked();
         if blocked && held.lane.manner.order == Order::Strict && !held.lane.was_asked() {

@@ -11,7 +11,7 @@ use std::{
 
 use common::{
     address::Rules,
-    clock::Clock,
+    clock::{Clock, Time},
     ids::{DeliveryId, WebhookId},
 };
 use delivery_service::{
@@ -21,7 +21,7 @@ use delivery_service::{
     lanes::{Input, Lanes, Limits},
     queue::{self, Queue, disk::DiskQueue, group::Group},
     routes::{
-        Order, Policy, Route,
+        Batching, Order, Policy, Route,
         table::{Edit, Table},
     },
     send::{self, Sender},
@@ -40,6 +40,9 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
+const STEP: Duration = Duration::from_millis(100);
+/// For the engine to hear of a step, and to have done what follows from it.
+const HEARS: Duration = Duration::from_millis(4);
 
 fn ordered(url: &str, order: Order) -> Route {
     let mut route = route(0, url);
@@ -57,21 +60,36 @@ struct World {
     intake: Intake,
     stop: CancellationToken,
     done: JoinHandle<()>,
+    clock: Clock,
     _folder: tempfile::TempDir,
 }
 
 impl World {
     fn start(url: &str, order: Order) -> Self {
+        Self::of(ordered(url, order), Clock::System)
+    }
+
+    fn of(route: Route, clock: Clock) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let disk = DiskQueue::open(folder.path(), Clock::System, queue::Limits::default(), 0).unwrap();
+        let disk = DiskQueue::open(folder.path(), clock.clone(), queue::Limits::default(), 0).unwrap();
         let store = Arc::new(Late::over(disk, false));
-        let route = ordered(url, order);
         let (lane, stop) = (route.webhook_id, CancellationToken::new());
         let (lanes, done, routes) =
-            engine(store.clone(), vec![route], Clock::System, Limits::default(), stop.clone());
-        let intake =
-            Intake::new(routes.clone(), Group::start(store.clone(), lanes.clone()), Clock::System, 1);
-        Self { lane, store, lanes, routes, intake, stop, done, _folder: folder }
+            engine(store.clone(), vec![route], clock.clone(), Limits::default(), stop.clone());
+        let group = Group::start(store.clone(), lanes.clone());
+        let intake = Intake::new(routes.clone(), group, clock.clone(), 1);
+        Self { lane, store, lanes, routes, intake, stop, done, clock, _folder: folder }
+    }
+
+    /// Lets time by hand pass until that is done.
+    async fn passing<T>(&self, done: impl Future<Output = T>) -> T {
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                done = &mut done => return done,
+                () = tokio::time::sleep(HEARS) => self.clock.advance(STEP),
+            }
+        }
     }
 
     async fn publish(&self, id: usize) -> DeliveryId {
@@ -119,7 +137,7 @@ impl World {
             retrying: Arc::default(),
             watch: Arc::default(),
             stop: self.stop.clone(),
-            clock: Clock::System,
+            clock: self.clock.clone(),
         }
     }
 
@@ -135,20 +153,26 @@ impl World {
         self.api().retry_delivery(Request::new(request)).await.unwrap();
     }
 
-    async fn end(self) {
+    async fn end(mut self) {
         self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.done).await.expect("the engine should stop").unwrap();
+        let done = std::mem::replace(&mut self.done, tokio::spawn(async {}));
+        let ended = self.passing(tokio::time::timeout(PATIENCE, done)).await;
+        ended.expect("the engine should stop").unwrap();
     }
 }
 
-/// Answers the first request with this.
+/// Answers the first request with this; after 429 it wants to be left alone for an hour.
 async fn fails_once(status: u16) -> Receiver {
+    fails_once_for(status, "3600").await
+}
+
+async fn fails_once_for(status: u16, retry_after: &'static str) -> Receiver {
     let count = AtomicUsize::new(0);
     Receiver::answering(move |_| {
         let first = count.fetch_add(1, Ordering::SeqCst) == 0;
         let mut answer = answer(if first { status } else { 200 });
         if status == 429 {
-            answer.headers_mut().insert(RETRY_AFTER, "3600".parse().unwrap());
+            answer.headers_mut().insert(RETRY_AFTER, retry_after.parse().unwrap());
         }
         async move { answer }
     })
@@ -247,4 +271,28 @@ async fn one_that_is_asked_for_behind_another_waits_without_being_claimed_again_
     world.cancel(first).await;
     arrives(&receiver, second).await;
     world.end().await;
+}
+
+/// Its batch waits for that of the one before, which goes once the receiver is to be left alone no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_asked_for_behind_another_s_batch_keeps_that_from_nothing() {
+    for order in [Order::ByUser, Order::Strict] {
+        let receiver = fails_once_for(429, "5").await;
+        let mut route = ordered(&receiver.url("/"), order);
+        route.policy.batch = Some(Batching { max_events: 1, max_delay: STEP, one_type: false });
+        let world = World::of(route, Clock::by_hand(Time(1_800_000_000_000)));
+        let limited = world.publish(1).await;
+        world.passing(receiver.next()).await;
+        world.waits_for_its_retry(limited).await;
+        // Two of one user.
+        let both = [world.publish(7).await, world.publish(14).await];
+        world.cancel(limited).await;
+        world.retry(both[1]).await;
+        for id in both {
+            let received = world.passing(tokio::time::timeout(PATIENCE, receiver.next())).await;
+            let received = received.unwrap_or_else(|_| panic!("nothing comes with {order:?}"));
+            assert_eq!(received.header("webhook-delivery-ids"), id.to_string());
+        }
+        world.end().await;
+    }
 }
