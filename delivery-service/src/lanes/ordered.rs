@@ -33,6 +33,8 @@ pub struct Ordered {
     pub(super) later: BTreeSet<(Instant, Place)>,
     /// Those that are neither scheduled nor settled in the store.
     pub(super) fresh: BTreeSet<Place>,
+    /// How many were asked for again, also those that may not start.
+    pub(super) were_asked: usize,
     /// Bytes of bodies.
     pub(super) bytes: usize,
     /// Under way, or not stored yet.
@@ -154,6 +156,7 @@ impl Ordered {
         self.news |= self.again.remove(&id);
         self.hide(place);
         if let Some(entry) = self.entries.get_mut(&place) {
+            self.were_asked -= usize::from(entry.asked);
             (entry.due, entry.asked) = (again, false);
             if entry.busy {
                 self.free(place);
@@ -183,7 +186,7 @@ impl Ordered {
 
     /// The same, also behind others.
     pub fn was_asked(&self) -> bool {
-        self.entries.values().any(|entry| entry.asked)
+        self.were_asked > 0
     }
 
     pub fn quiet(&self) -> bool {
@@ -230,6 +233,7 @@ impl Ordered {
 
     pub(super) fn insert(&mut self, place: Place, entry: Entry) {
         self.bytes += entry.waiting.as_ref().map_or(0, |waiting| waiting.body.len());
+        self.were_asked += usize::from(entry.asked);
         let mut front = None;
         if let Some(name) = &entry.key {
             let key = self.keys.entry(name.clone()).or_default();
@@ -247,6 +251,7 @@ impl Ordered {
         self.hide(place);
         self.fresh.remove(&place);
         let Some(entry) = self.entries.remove(&place) else { return };
+        self.were_asked -= usize::from(entry.asked);
         self.bytes -= entry.waiting.map_or(0, |waiting| waiting.body.len());
         let Some(name) = entry.key else { return };
         let Some(key) = self.keys.get_mut(&name) else { return };

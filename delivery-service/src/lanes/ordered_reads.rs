@@ -131,7 +131,9 @@ impl Ordered {
             match (self.entries.get_mut(&place), found) {
                 (Some(entry), Some(waiting)) if !entry.busy && entry.waiting.is_none() => {
                     self.bytes += waiting.body.len();
+                    self.were_asked -= usize::from(entry.asked);
                     entry.asked = waiting.head.asked_again;
+                    self.were_asked += usize::from(entry.asked);
                     entry.waiting = Some(Box::new(waiting));
                     self.hide(place);
                     self.show(place);

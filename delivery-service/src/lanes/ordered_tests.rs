@@ -235,6 +235,34 @@ fn a_failed_one_that_is_asked_for_again_goes_once_its_user_is_free() {
     assert_eq!(lane.wants(true), Some(Want::Asked));
 }
 
+/// So many were asked for as there are.
+#[test]
+fn each_that_is_asked_for_counts_once() {
+    let asked = |place| {
+        let mut delivery = waiting(place, "a");
+        delivery.head.renew();
+        delivery
+    };
+    let mut lane = offered(true, &["a", "a", "a"]);
+    let news = |lane: &mut Ordered, places: &[u64]| {
+        lane.reading(&Want::Asked);
+        let deliveries = places.iter().map(|place| asked(*place)).collect();
+        lane.asked_for(Page { deliveries, ..Page::default() });
+    };
+    news(&mut lane, &[12]);
+    news(&mut lane, &[11, 12]);
+    assert!(lane.was_asked());
+    assert_eq!(start(&mut lane), [11]);
+    store(&mut lane, 11, Some(Instant::now()));
+    assert!(lane.was_asked(), "12 still is");
+    store(&mut lane, 12, None);
+    assert!(!lane.was_asked());
+    news(&mut lane, &[13]);
+    lane.fetching = vec![Place(13)];
+    lane.fetched(vec![None]);
+    assert!(!lane.was_asked(), "it is no longer there");
+}
+
 #[test]
 fn one_that_was_not_sent_is_first_again() {
     let mut lane = offered(true, &["a", "b"]);
