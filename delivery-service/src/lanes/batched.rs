@@ -74,6 +74,8 @@ pub(super) struct Reads {
     /// Whether the store has some after `tail`, and whether the last scan said so.
     pub unread: bool,
     pub more: bool,
+    /// The last place that is known to have one that was asked for again: it is read up to there.
+    pub asked_to: Place,
     /// Whether some may have been asked for again; and the same once some that were are stored.
     pub news: bool,
     pub news_later: bool,
@@ -350,6 +352,11 @@ impl Batched {
 
     pub fn asked(&self) -> bool {
         !self.asked.is_empty() || self.loose_asked > 0
+    }
+
+    /// The same, also where it is still to be read.
+    pub fn was_asked(&self) -> bool {
+        self.asked() || (self.reads.unread && self.tail < self.reads.asked_to)
     }
 
     pub fn quiet(&self) -> bool {

@@ -273,7 +273,7 @@ impl Model {
 
     fn claim(&mut self) {
         self.lane = Batched::new(self.order, self.batching, Place(0));
-        self.lane.is_unread();
+        self.lane.is_unread(Place(0));
         self.stale = false;
     }
 

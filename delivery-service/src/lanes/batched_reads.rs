@@ -11,7 +11,7 @@ use super::{
     window::WINDOW,
 };
 use crate::{
-    delivery::Head,
+    delivery::{Head, Place},
     queue::{Page, Scan, Waiting},
     routes::Order,
 };
@@ -22,9 +22,9 @@ const READY: usize = 2;
 const AGAIN: Duration = Duration::from_secs(10);
 
 impl Batched {
-    /// The store may have deliveries after `tail`.
-    pub fn is_unread(&mut self) {
-        (self.reads.unread, self.reads.more) = (true, true);
+    /// The store may have deliveries after `tail`, of which one up to `asked_to` was asked for again.
+    pub fn is_unread(&mut self, asked_to: Place) {
+        (self.reads.unread, self.reads.more, self.reads.asked_to) = (true, true, asked_to);
     }
 
     /// What to read now. `room`: whether the process has room for more.
@@ -32,7 +32,8 @@ impl Batched {
         if self.reads.reading {
             return None;
         }
-        if self.ready.len() < READY
+        // Those with bodies may be held back, or behind others.
+        if (self.ready.len() < READY || self.next(self.pass, &self.ready).is_none())
             && let Some((_, id)) = self.next(self.pass, &self.bare)
         {
             return Some(Want::Fetch(self.bodies_of(id)));
@@ -44,6 +45,7 @@ impl Batched {
             return Some(Want::Scan { after });
         }
         let few = !self.look || self.loose < 2 * self.batching.max_events || !self.partly.is_empty();
+        let few = few || self.tail < self.reads.asked_to;
         (self.reads.unread && few && self.has_room(room)).then_some(Want::Scan { after: self.tail })
     }
 
@@ -174,6 +176,9 @@ impl Batched {
         for delivery in page.deliveries {
             let (id, place, asked) = (delivery.head.id(), delivery.place, delivery.head.asked_again);
             let known = self.entries.get(&place);
+            if asked {
+                self.reads.asked_to = self.reads.asked_to.max(place);
+            }
             if place > self.tail || left.contains(&id) || (known.is_some() && !asked) {
                 continue;
             }

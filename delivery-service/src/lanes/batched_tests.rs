@@ -68,7 +68,7 @@ impl Bench {
     /// A lane that was claimed with these in the store.
     pub(super) fn claimed(order: Order, max_events: usize, open: Vec<Open>) -> Self {
         let mut bench = Self::new(order, max_events);
-        bench.lane.is_unread();
+        bench.lane.is_unread(Place(0));
         bench.scan(open, false);
         bench
     }
@@ -231,7 +231,7 @@ fn by_user_and_strict_have_one_under_way_at_a_time_in_order() {
 fn a_later_holder_finds_batches_whole() {
     let stored = |ms, last, due| open(ms, member(head(ms, "u"), 7, last), due);
     let mut bench = Bench::new(Order::Unordered, 2);
-    bench.lane.is_unread();
+    bench.lane.is_unread(Place(0));
     // Its first two members, a loose one, and then its last.
     bench.scan(vec![stored(1, 9, None), stored(2, 9, None), open(3, head(3, "u"), None)], true);
     bench.pass(5 * SECOND);

@@ -96,14 +96,17 @@ impl Lane {
     /// A lane that has just been claimed, with its first page.
     pub fn claimed(lease: Lease, manner: Manner, page: Page, now: Instant) -> Self {
         let mut lane = Self::new(lease, manner, Place(0));
+        // They stand in front.
+        let asked = page.deliveries.iter().filter(|delivery| delivery.head.asked_again);
+        let asked_to = asked.map(|delivery| delivery.place).max().unwrap_or_default();
         match &mut lane.kind {
             Kind::Window(window) => {
                 window.reading();
                 window.page(page, now);
             }
             // It has to know them all, in order.
-            Kind::Ordered(ordered) => ordered.is_unread(),
-            Kind::Batched(batched) => batched.is_unread(),
+            Kind::Ordered(ordered) => ordered.is_unread(asked_to),
+            Kind::Batched(batched) => batched.is_unread(asked_to),
         }
         lane
     }
@@ -244,7 +247,8 @@ impl Lane {
     pub fn was_asked(&self) -> bool {
         match &self.kind {
             Kind::Ordered(ordered) => ordered.was_asked(),
-            Kind::Window(_) | Kind::Batched(_) => self.asked(),
+            Kind::Batched(batched) => batched.was_asked(),
+            Kind::Window(window) => window.asked(),
         }
     }
 

@@ -24,11 +24,12 @@ pub struct Ordered {
     pub(super) strict: bool,
     pub(super) entries: BTreeMap<Place, Entry>,
     pub(super) keys: HashMap<Arc<str>, Key>,
-    /// Those that may start by order and time: with their bodies, of which these were asked for again,
-    /// and without.
+    /// Those that may start by order and time: with their bodies, and without; and of both, those that were
+    /// asked for again.
     pub(super) ready: BTreeSet<Place>,
     pub(super) asked: BTreeSet<Place>,
     pub(super) bare: BTreeSet<Place>,
+    pub(super) asked_bare: BTreeSet<Place>,
     /// Those that may start by order, and when by time.
     pub(super) later: BTreeSet<(Instant, Place)>,
     /// Those that are neither scheduled nor settled in the store.
@@ -42,6 +43,8 @@ pub struct Ordered {
     pub(super) tail: Place,
     pub(super) last: Place,
     pub(super) unread: bool,
+    /// The last place that is known to have one that was asked for again: it is read up to there.
+    pub(super) asked_to: Place,
     /// Whether some may have been asked for again.
     pub(super) news: bool,
     pub(super) reading: bool,
@@ -97,9 +100,9 @@ impl Ordered {
         (self.unread, self.news) = (true, true);
     }
 
-    /// The store may have deliveries after `tail`.
-    pub fn is_unread(&mut self) {
-        self.unread = true;
+    /// The store may have deliveries after `tail`, of which one up to `asked_to` was asked for again.
+    pub fn is_unread(&mut self, asked_to: Place) {
+        (self.unread, self.asked_to) = (true, asked_to);
     }
 
     /// Time has passed: retries have come due.
@@ -184,9 +187,9 @@ impl Ordered {
         !self.asked.is_empty()
     }
 
-    /// The same, also behind others.
+    /// The same, also behind others, or where it is still to be read.
     pub fn was_asked(&self) -> bool {
-        self.were_asked > 0
+        self.were_asked > 0 || (self.unread && self.tail < self.asked_to)
     }
 
     pub fn quiet(&self) -> bool {
@@ -281,6 +284,7 @@ impl Ordered {
         self.ready.remove(&place);
         self.asked.remove(&place);
         self.bare.remove(&place);
+        self.asked_bare.remove(&place);
         if let Some(due) = self.entries.get(&place).and_then(|entry| entry.due) {
             self.later.remove(&(due, place));
         }
@@ -302,7 +306,12 @@ impl Ordered {
                     self.asked.insert(place);
                 }
             }
-            (None, None) => drop(self.bare.insert(place)),
+            (None, None) => {
+                self.bare.insert(place);
+                if entry.asked {
+                    self.asked_bare.insert(place);
+                }
+            }
         }
     }
 }

@@ -37,13 +37,15 @@ impl Ordered {
         if self.reading {
             return None;
         }
-        if !self.bare.is_empty() && self.ready.len() < LOW {
+        // However many others could start: they may be held back.
+        let asked = !self.asked_bare.is_empty() && self.asked.len() < LOW;
+        if asked || (!self.bare.is_empty() && self.ready.len() < LOW) {
             return Some(Want::Fetch(self.bodies_wanted()));
         }
         if self.news {
             return Some(Want::Asked);
         }
-        let few = self.ready.len() + self.bare.len() < WINDOW;
+        let few = self.ready.len() + self.bare.len() < WINDOW || self.tail < self.asked_to;
         (self.unread && few && self.has_room(room)).then_some(Want::Scan { after: self.tail })
     }
 
@@ -61,9 +63,10 @@ impl Ordered {
         if self.bytes >= WINDOW_BYTES / 2 {
             self.shed();
         }
-        let mut places: Vec<Place> = self.bare.iter().copied().take(FETCH).collect();
+        let others = self.bare.difference(&self.asked_bare);
+        let mut places: Vec<Place> = self.asked_bare.iter().chain(others).copied().take(FETCH).collect();
         if self.bytes < WINDOW_BYTES / 2
-            && let Some(&first) = places.first()
+            && let Some(&first) = self.bare.first()
         {
             let next = self.entries.range(first..).take(4 * FETCH);
             let next = next.filter(|(place, e)| e.waiting.is_none() && !e.busy && !self.bare.contains(place));
@@ -153,6 +156,9 @@ impl Ordered {
         for delivery in page.deliveries {
             let (id, place) = (delivery.head.id(), delivery.place);
             let (asked, known) = (delivery.head.asked_again, self.entries.contains_key(&place));
+            if asked {
+                self.asked_to = self.asked_to.max(place);
+            }
             if place > self.tail || left.contains(&id) || (known && !asked) {
                 continue;
             }

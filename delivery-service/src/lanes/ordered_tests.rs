@@ -43,7 +43,7 @@ fn offered(strict: bool, keys: &[&str]) -> Ordered {
 
 fn scanned(strict: bool, open: Vec<Open>, now: Instant) -> Ordered {
     let mut lane = Ordered::new(strict, Place(0));
-    lane.is_unread();
+    lane.is_unread(Place(0));
     let want = lane.wants(true).unwrap();
     assert_eq!(want, Want::Scan { after: Place(0) });
     lane.reading(&want);
@@ -167,7 +167,7 @@ fn one_user_s_backlog_does_not_keep_others_from_being_read() {
     let mut all: Vec<Open> = (1..=1_000).map(|place| open(place, "a", None)).collect();
     all[0].due = Some(MINUTE);
     let mut lane = scanned(false, all, now);
-    lane.is_unread();
+    lane.is_unread(Place(0));
     let want = lane.wants(true).unwrap();
     assert_eq!(want, Want::Scan { after: Place(1_000) });
     assert_eq!(lane.wants(false), None, "the process knows too many");
@@ -233,6 +233,49 @@ fn a_failed_one_that_is_asked_for_again_goes_once_its_user_is_free() {
     store(&mut lane, 13, None);
     assert_eq!(start(&mut lane), [6]);
     assert_eq!(lane.wants(true), Some(Want::Asked));
+}
+
+/// What a claim's first page names stands anywhere in the lane.
+#[test]
+fn one_that_is_asked_for_is_found_and_goes_past_all_that_could_start() {
+    let now = Instant::now();
+    let users = |places: std::ops::RangeInclusive<u64>| places.map(|n| open(n, &n.to_string(), None));
+    let mut lane = Ordered::new(false, Place(0));
+    lane.is_unread(Place(900));
+    let scan = |lane: &mut Ordered, open: Vec<Open>| {
+        let want = std::iter::from_fn(|| lane.wants(true)).next();
+        let after = lane.tail;
+        assert_eq!(want, Some(Want::Scan { after }), "up to the one that was asked for");
+        lane.reading(&Want::Scan { after });
+        let read_to = open.last().map_or(after, |open| open.place);
+        lane.scanned(Scan { open, read_to, more: true }, now);
+    };
+    scan(&mut lane, users(1..=500).collect());
+    assert!(lane.was_asked(), "where it is still to be read");
+    assert_eq!(fetch(&mut lane, "?").len(), 64);
+    let mut open: Vec<Open> = users(501..=1_000).collect();
+    open[399].head.renew();
+    scan(&mut lane, open);
+    let Some(Want::Fetch(ids)) = lane.wants(true) else { panic!("its body is wanted") };
+    assert_eq!(place_of(ids[0]), 900);
+    lane.reading(&Want::Fetch(Vec::new()));
+    let mut found = waiting(900, "900");
+    found.head.renew();
+    lane.fetched(vec![Some(found)]);
+    assert_eq!(lane.take(Pass::Asked).map(|d| d.place.0), Some(900));
+    assert!(lane.was_asked() && lane.take(Pass::Asked).is_none());
+    store(&mut lane, 900, None);
+    assert!(!lane.was_asked());
+    assert_eq!(lane.wants(true), None, "there is enough to do");
+}
+
+#[test]
+fn one_that_was_asked_for_and_is_gone_is_looked_for_once() {
+    let mut lane = Ordered::new(false, Place(0));
+    lane.is_unread(Place(900));
+    lane.reading(&Want::Scan { after: Place(0) });
+    lane.scanned(Scan { open: vec![open(1, "a", None)], read_to: Place(1), more: false }, Instant::now());
+    assert!(!lane.was_asked());
 }
 
 /// So many were asked for as there are.

@@ -296,3 +296,23 @@ async fn one_that_is_asked_for_behind_another_s_batch_keeps_that_from_nothing() 
         world.end().await;
     }
 }
+
+/// However far back it stands, and whatever stands before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_asked_for_in_a_long_lane_of_batches_goes_past_the_receiver_s_wish() {
+    let receiver = fails_once(429).await;
+    let mut route = ordered(&receiver.url("/"), Order::Unordered);
+    route.policy.batch = Some(Batching { max_events: 1, max_delay: STEP, one_type: false });
+    let world = World::of(route, Clock::System);
+    let limited = world.publish(0).await;
+    receiver.next().await;
+    world.waits_for_its_retry(limited).await;
+    let many = (1..1_200).map(|id| event(&account(0), id)).collect();
+    let last = world.intake.accept(many, None).await.pop().unwrap().unwrap().delivery_ids[0];
+    let before = world.times_given_back();
+    world.retry(last).await;
+    let received = tokio::time::timeout(PATIENCE, receiver.next()).await.expect("it should arrive");
+    assert_eq!(received.header("webhook-delivery-ids"), last.to_string());
+    assert!(world.times_given_back() <= before + 2, "{}", world.times_given_back());
+    world.end().await;
+}
