@@ -108,25 +108,29 @@ impl Held {
         }
     }
 
-    /// What is known of the webhook now.
-    fn known(&mut self, routes: &Table) -> &Known {
+    /// What is known of the webhook now. What the receiver of another route asked for is over.
+    fn known(&mut self, routes: &Table, now: Instant) -> &Known {
         if !routes.has_still(&self.known) {
+            let before = revision(&self.known);
             self.known = routes.known(self.lane.lease.webhook_id);
+            if revision(&self.known) != before {
+                self.gate.unhold(now);
+            }
         }
         &self.known
     }
 
-    pub fn course(&mut self, routes: &Table) -> Course {
-        Course::of(self.known(routes))
+    pub fn course(&mut self, routes: &Table, now: Instant) -> Course {
+        Course::of(self.known(routes, now))
     }
 
-    pub fn route(&mut self, routes: &Table) -> Option<Arc<Route>> {
-        self.known(routes).route.clone()
+    pub fn route(&mut self, routes: &Table, now: Instant) -> Option<Arc<Route>> {
+        self.known(routes, now).route.clone()
     }
 
     /// What the next holder must know.
     pub fn next_memo(&mut self, routes: &Table, at: Moment) -> Bytes {
-        let revision = revision(self.known(routes));
+        let revision = revision(self.known(routes, at.now));
         self.gate.memo(revision, at)
     }
 
@@ -137,7 +141,7 @@ impl Held {
 
     /// How the lane is.
     pub fn status(&mut self, routes: &Table, at: Moment) -> LaneStatus {
-        self.known(routes);
+        self.known(routes, at.now);
         let wall = |until: Instant| at.time + until.saturating_duration_since(at.now);
         let circuit = &self.gate.circuit;
         LaneStatus {

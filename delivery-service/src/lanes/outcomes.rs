@@ -22,7 +22,7 @@ impl Engine {
         let Delivered { parcel, fate, strain, hold, gone, revision } = delivered;
         let id = lease.webhook_id;
         let Some(held) = self.lanes.get_mut(&id) else { return };
-        let route = held.route(&self.parts.routes);
+        let route = held.route(&self.parts.routes, at.now);
         self.statuses.count(id, strain.succeeded, strain.duration, at.time);
         // What an older route's receiver says does not count against the present one.
         let is_present = || route.as_ref().is_some_and(|route| route.revision == revision);

@@ -35,7 +35,7 @@ impl Engine {
     /// A lane's turn.
     pub(super) fn turn(&mut self, id: WebhookId, now: Instant) {
         let Some(held) = self.lanes.get_mut(&id) else { return };
-        let course = held.course(&self.parts.routes);
+        let course = held.course(&self.parts.routes, now);
         held.ready = false;
         held.lane.advance(now);
         let (manner, (known, unread)) = (held.lane.manner, held.lane.known_to());

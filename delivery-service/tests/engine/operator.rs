@@ -217,6 +217,42 @@ async fn what_the_old_address_asked_for_does_not_hold_the_new_one() {
     world.end().await;
 }
 
+/// Also when the lane is given back before it has heard of the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_old_address_asked_for_is_not_left_to_the_next_holder() {
+    let answers = Arc::new(Semaphore::new(0));
+    let (let_go, count) = (answers.clone(), AtomicUsize::new(0));
+    let receiver = Receiver::answering(move |_| {
+        let (let_go, number) = (let_go.clone(), count.fetch_add(1, Ordering::SeqCst));
+        async move {
+            let mut response = answer(if number == 1 { 429 } else { 200 });
+            match number {
+                0 => let_go.acquire().await.unwrap().forget(),
+                1 => drop(response.headers_mut().insert(RETRY_AFTER, "86400".parse().unwrap())),
+                _ => {}
+            }
+            response
+        }
+    })
+    .await;
+    let world = World::start(&receiver.url("/old"), Order::Unordered);
+    let first = world.publish(1).await;
+    arrives(&receiver, first).await;
+    let limited = world.publish(2).await;
+    arrives(&receiver, limited).await;
+    world.waits_for_its_retry(limited).await;
+    let mended = Route { revision: 2, ..ordered(&receiver.url("/new"), Order::Unordered) };
+    world.routes.apply(vec![Edit::Put(Arc::new(mended))]);
+    answers.add_permits(1);
+    while world.times_given_back() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    world.lanes.tell(Input::Route(world.lane)).await;
+    let third = world.publish(3).await;
+    assert_eq!(arrives(&receiver, third).await, "/new");
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_behind_one_that_is_withdrawn_go_at_once() {
     let receiver = fails_once(500).await;
