@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    queue::{Queue, QueueError},
-    routes::{RouteState, table::Table},
+    queue::{Lanes, Queue, QueueError},
+    routes::{Order, RouteState, table::Table},
 };
 
 /// Deliveries of one webhook that become due in a step, and that may wait for their turn before the next.
@@ -63,10 +63,15 @@ async fn step(queue: &dyn Queue, routes: &Table, due: impl Fn()) -> Result<usize
 }
 
 async fn go_on(queue: &dyn Queue, routes: &Table, lane: WebhookId, due: impl Fn()) -> Result<(), QueueError> {
-    match routes.route(lane).map(|route| route.state) {
+    let route = routes.route(lane);
+    match route.as_ref().map(|route| route.state) {
         Some(RouteState::Active) => {
             let slice = queue.retry_slice(lane, SLICE).await?;
             if !slice.retried.is_empty() {
+                // They may stand before the one that the lane waits for in the store.
+                if route.is_some_and(|route| route.policy.order == Order::Strict) {
+                    queue.wake(Lanes::These(vec![lane])).await?;
+                }
                 due();
             }
             if slice.over {

@@ -16,10 +16,11 @@ use common::{
 };
 use delivery_service::{
     api::deliveries::Deliveries,
-    delivery::State,
+    delivery::{Fault, Head, Place, State},
     intake::Intake,
     lanes::{Input, Lanes, Limits},
-    queue::{self, Queue, disk::DiskQueue, group::Group},
+    queue::{self, Bulk, New, Queue, disk::DiskQueue, group::Group},
+    retrying,
     routes::{
         Batching, Order, Policy, Route,
         table::{Edit, Table},
@@ -350,5 +351,30 @@ async fn one_that_is_asked_for_in_a_long_lane_of_batches_goes_past_the_receiver_
     let received = tokio::time::timeout(PATIENCE, receiver.next()).await.expect("it should arrive");
     assert_eq!(received.header("webhook-delivery-ids"), last.to_string());
     assert!(world.times_given_back() <= before + 2, "{}", world.times_given_back());
+    world.end().await;
+}
+
+/// A lane whose deliveries wait for one that is retried later goes on with those before that one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_ones_that_are_retried_do_not_wait_for_a_later_one() {
+    let receiver = fails_once(500).await;
+    let world = World::start(&receiver.url("/"), Order::Strict);
+    let failed = DeliveryId::new(0, 1_700_000_000_000, 1);
+    let mut head = Head::new(failed, world.lane);
+    (head.license_code, head.event_id) = (account(0), "0".into());
+    let new = New { head, body: "{}".into(), dedupe: false, failed: Some(Fault::Disabled) };
+    world.store.enqueue(Arc::new(vec![new])).await.remove(0).unwrap();
+    let [first, _] = world.publish_two().await;
+    arrives(&receiver, first).await;
+    let begun = world.store.retry_bulk(world.lane, Place(0), Place((1 << 53) - 1)).await;
+    assert!(matches!(begun, Ok(Bulk::Started(1))), "{begun:?}");
+    let due = world.lanes.clone();
+    let _begun = retrying::start(
+        world.store.clone(),
+        world.routes.clone(),
+        move || due.hint_due(),
+        world.stop.clone(),
+    );
+    arrives(&receiver, failed).await;
     world.end().await;
 }
