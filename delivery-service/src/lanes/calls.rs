@@ -294,8 +294,11 @@ pub(super) async fn read(
     Ok(match ask {
         Ask::Page { after, known } => queue.read(lease, after, known, limit).await?.map(Read::Page),
         Ask::Ordered(Want::Scan { after }) => queue.scan(lease, after, SCAN).await?.map(Read::Scan),
-        // Due ones come first, and of those the ones that were asked for; nothing fresh is so late.
-        Ask::Ordered(Want::Asked) => queue.read(lease, LATE, 0, limit).await?.map(Read::Asked),
+        // Due ones come first, and of those the ones that were asked for; nothing fresh is so late. What is known
+        // already takes no memory, and were there more than a page, the lane would have to be claimed anew.
+        Ask::Ordered(Want::Asked) => {
+            queue.read(lease, LATE, 0, page_limit(early, false)).await?.map(Read::Asked)
+        }
         Ask::Ordered(Want::Fetch(ids)) => queue.fetch(lease, ids, limit.bytes).await?.map(Read::Bodies),
     })
 }

@@ -1,16 +1,21 @@
 //! A process that has started as many attempts as it may, or has as much in memory: who has waited longest for
-//! room is next, lanes that became due in the store have their share, and what waits is not read back meanwhile.
+//! room is next, lanes that became due in the store have their share, and what waits is not read back meanwhile,
+//! but for what is asked for again.
 
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use common::{clock::Clock, ids::WebhookId};
+use common::{
+    clock::Clock,
+    ids::{DeliveryId, WebhookId},
+};
 use delivery_service::{
+    delivery::{Fault, Head},
     intake::Intake,
     lanes::{Lanes, Limits},
-    queue::{self, Queue, disk::DiskQueue, group::Group},
+    queue::{self, New, Queue, Retried, disk::DiskQueue, group::Group},
     routes::{Order, Route},
 };
 use tokio::sync::Semaphore;
@@ -137,5 +142,39 @@ async fn lanes_that_are_due_have_their_share_of_a_process_whose_memory_is_full()
     assert_eq!(full.receiver.next().await.target, "/3");
     // Some wait in memory, and no others are read beside them.
     assert_eq!(world.late.reads.load(Ordering::SeqCst), 0);
+    full.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_in_which_many_are_asked_for_is_kept_though_memory_is_full() {
+    let world = World::new().await;
+    // A body that waits fills it.
+    let limits = Limits { memory_bytes: 1, ..Limits::default() };
+    let full = Full::with(world.late.clone(), limits, |route| route.policy.order = Order::Strict).await;
+    // Else the store would keep the second one's answer until the lane is given back.
+    world.late.claims_late.store(true, Ordering::SeqCst);
+    let failed: Vec<_> = (1..20).map(|n| DeliveryId::new(0, 1_700_000_000_000, n)).collect();
+    let new = failed.iter().map(|id| {
+        let mut head = Head::new(*id, WebhookId::new(1, 0));
+        (head.license_code, head.event_id) = (account(0), id.to_string());
+        New { head, body: "{}".into(), dedupe: false, failed: Some(Fault::Disabled) }
+    });
+    world.disk.enqueue(Arc::new(new.collect())).await;
+    for id in 0..2 {
+        assert!(full.intake.accept(vec![event(&account(0), id)], None).await[0].is_ok());
+    }
+    full.receiver.next().await;
+    for id in &failed {
+        assert!(matches!(world.disk.retry(*id).await, Ok(Retried::Now(_))));
+    }
+    while world.late.reads.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    full.answers.add_permits(1 + failed.len());
+    for id in &failed {
+        assert_eq!(full.receiver.next().await.header("webhook-id"), id.to_string());
+    }
+    let settled = world.late.settled.lock().unwrap().clone();
+    assert!(settled.iter().all(|(_, given_back)| !given_back), "{settled:?}");
     full.stop.cancel();
 }
