@@ -1,7 +1,11 @@
-//! A lane of batches by table, where some wait behind a retry of their user's: who else goes, and when.
+//! A lane of batches by table, where some wait behind a retry of their user's, or are held back: who else goes,
+//! and when.
 
-use super::batched_tests::{Bench, SECOND, head, open};
-use crate::routes::Order;
+use super::{
+    batched_tests::{Bench, SECOND, head, open},
+    gate::Pass,
+};
+use crate::{delivery::Place, routes::Order};
 
 /// A lane in which a batch of u's waits for its retry.
 fn waits_for_a_retry() -> Bench {
@@ -54,4 +58,18 @@ fn a_retry_behind_an_older_one_of_its_key_waits_for_that() {
         bench.pass(60 * SECOND);
         assert_eq!(bench.form(), [[1, 2]]);
     }
+}
+
+#[test]
+fn one_that_is_asked_for_has_its_body_read_however_many_others_have_theirs() {
+    let fresh = |ms| open(ms, head(ms, ""), None);
+    let mut bench = Bench::claimed(Order::Unordered, 1, vec![fresh(1), fresh(2)]);
+    assert_eq!(bench.form(), [[1], [2]]);
+    assert_eq!((bench.fetch(), bench.fetch()), (vec![1], vec![2]));
+    let mut asked = fresh(3);
+    asked.head.renew();
+    bench.lane.is_unread(Place(0));
+    bench.scan(vec![asked], false);
+    assert_eq!(bench.form_as(Pass::Asked, 8), [[3]]);
+    assert_eq!(bench.fetch(), [3]);
 }

@@ -73,7 +73,7 @@ impl Bench {
         bench
     }
 
-    fn scan(&mut self, open: Vec<Open>, more: bool) {
+    pub(super) fn scan(&mut self, open: Vec<Open>, more: bool) {
         let want = self.lane.wants(true).unwrap();
         assert!(matches!(want, Want::Scan { .. }), "{want:?}");
         self.lane.reading(&want);
@@ -92,7 +92,7 @@ impl Bench {
     }
 
     /// Puts together what may go, up to `ahead`; who is in each, by their ms. The store says yes at once.
-    fn form_as(&mut self, pass: Pass, ahead: usize) -> Vec<Vec<u64>> {
+    pub(super) fn form_as(&mut self, pass: Pass, ahead: usize) -> Vec<Vec<u64>> {
         let mut formed = Vec::new();
         loop {
             let id = batch(self.batches + 1);
@@ -108,7 +108,7 @@ impl Bench {
     }
 
     /// Fetches what is wanted; which those are.
-    fn fetch(&mut self) -> Vec<u64> {
+    pub(super) fn fetch(&mut self) -> Vec<u64> {
         let Some(want) = self.lane.wants(true) else { return Vec::new() };
         self.lane.reading(&want);
         let Want::Fetch(ids) = want else { panic!("{want:?}") };
