@@ -181,12 +181,38 @@ async fn a_member_of_a_batch_that_cannot_be_read_keeps_the_others_as_they_are() 
 }
 
 #[tokio::test]
-async fn a_page_that_cannot_be_read_costs_the_holder_that_lane() {
+async fn a_page_that_cannot_be_read_leaves_the_holder_its_lease_for_what_it_has_to_settle() {
     let (_folder, queue, held) = held().await;
     let (lease, place) = held[1];
-    assert_eq!(queue.read(lease, place, 0, PAGE).await.unwrap().unwrap_err(), LeaseLost);
+    for _ in 0..2 {
+        let read = queue.read(lease, place, 0, PAGE).await;
+        assert!(matches!(read, Err(QueueError::Damaged(_))), "{read:?}");
+    }
+    assert_eq!(queue.settle(succeed(lease, &[(2, place)])).await.unwrap(), [Ok(())]);
+    assert_eq!(state(&queue, 2).await, State::Succeeded);
+    // Now it is the first of what is claimed.
     assert_eq!(queue.claim(9, PAGE).await.unwrap().next_due, Some(ASIDE));
     assert_eq!(queue.settle(succeed(held[0].0, &[])).await.unwrap(), [Ok(())]);
+}
+
+#[tokio::test]
+async fn what_is_read_ends_before_what_cannot_be() {
+    let (folder, queue, held) = held().await;
+    drop(queue);
+    let (queue, _) = open(folder.path());
+    let claimed = queue.claim(9, PAGE).await.unwrap().lanes;
+    let grant = claimed.iter().find(|grant| grant.lane.webhook_id == lane(2)).unwrap();
+    let (lease, place) = (grant.lane, held[1].1);
+    assert_eq!((grant.page.deliveries.len(), grant.page.read_to, grant.page.more), (1, place, true));
+    let again = queue.read(lease, Place(0), 1, PAGE).await;
+    assert!(matches!(again, Err(QueueError::Damaged(_))), "one is known, and would come for ever: {again:?}");
+    let scan = queue.scan(lease, Place(0), 9).await.unwrap().unwrap();
+    assert_eq!((scan.open.len(), scan.read_to, scan.more), (1, place, true));
+    let scan = queue.scan(lease, place, 9).await;
+    assert!(matches!(scan, Err(QueueError::Damaged(_))), "{scan:?}");
+    assert_eq!(queue.fetch(lease, vec![id(2), id(3)], 9).await.unwrap().unwrap().len(), 1);
+    let fetch = queue.fetch(lease, vec![id(3)], 9).await;
+    assert!(matches!(fetch, Err(QueueError::Damaged(_))), "{fetch:?}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What a lane's holder reads of the embedded queue, page after page. The writer reads it, for most of what is
-//! asked for has just come in: it is in memory still, and need not get into the file for being read.
+//! asked for has just come in: it is in memory still, and need not get into the file for being read. What is damaged
+//! is an error when it would come first, or is scheduled; otherwise what is read ends before it.
 
 use common::{
     clock::Time,
@@ -91,7 +92,13 @@ fn page(
             page.more = true;
             return Ok(page);
         }
-        let waiting = waiting(tables, id)?;
+        let waiting = match waiting(tables, id) {
+            Err(QueueError::Damaged(_)) if page.deliveries.len() > known_scheduled => {
+                page.more = true;
+                return Ok(page);
+            }
+            waiting => waiting?,
+        };
         bytes += waiting.body.len();
         page.deliveries.push(waiting);
         page.read_to = place_of(&key);
@@ -138,9 +145,14 @@ fn scan(
         Some((place, _)) if more => *place,
         _ => Place(tables.lanes.get(lane)?.last_place).max(after),
     };
-    let mut open = Vec::with_capacity(found.len());
+    let mut open: Vec<Open> = Vec::with_capacity(found.len());
     for (place, id) in found {
-        let Some((mark, head)) = tables.heads.read(&id, Mark::read_all)?.transpose()? else { continue };
+        let read = tables.heads.read(&id, Mark::read_all)?.transpose();
+        if let (Err(QueueError::Damaged(_)), Some(last)) = (&read, open.last()) {
+            let read_to = last.place;
+            return Ok(Scan { open, read_to, more: true });
+        }
+        let Some((mark, head)) = read? else { continue };
         let until = if mark.due == ASKED { now } else { Time(mark.due) };
         let due = (mark.kind == Kind::Scheduled).then(|| now.until(until));
         open.push(Open { head, place, due });
@@ -156,7 +168,10 @@ fn fetch(
 ) -> Result<Vec<Option<Waiting>>, QueueError> {
     let (mut found, mut size) = (Vec::with_capacity(ids.len()), 0);
     for id in ids {
-        let waiting = open(tables, id.bytes())?.filter(|waiting| waiting.head.webhook_id() == lane);
+        let waiting = match open(tables, id.bytes()) {
+            Err(QueueError::Damaged(_)) if !found.is_empty() => break,
+            waiting => waiting?.filter(|waiting| waiting.head.webhook_id() == lane),
+        };
         size += waiting.as_ref().map_or(0, |waiting| waiting.body.len());
         if size > bytes && !found.is_empty() {
             break;

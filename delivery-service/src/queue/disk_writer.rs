@@ -269,23 +269,17 @@ impl Writer {
         })
     }
 
-    /// Does what changes nothing in the tables. Leases are given once all that came with them is durable. A lane that
-    /// cannot be read is its own harm; an error is the file's.
+    /// Does what changes nothing in the tables. Leases are given once all that came with them is durable. What cannot
+    /// be read of a lane is that one's own harm, and an error is the file's. Its holder keeps the lease all the same: it
+    /// settles what is under way before it gives the lane back, and a claim that meets the damage leaves it alone.
     fn look(&mut self, work: Work, answer: Answer, tables: &Tables<'_>, now: Time) -> Result<(), QueueError> {
         let done = match work {
             Work::Claim(count, limit) => self.claim(count, limit, tables, now).map(Done::Claimed),
             Work::Read(lease, _) if !self.lanes.holds(lease) => Ok(Done::Lost),
-            Work::Read(lease, read) => match disk_page::read(tables, lease.webhook_id, read, now) {
-                Err(error @ QueueError::Damaged(_)) => {
-                    // An error would have the holder wait with all of its lanes.
-                    leave(&mut self.lanes, lease, &error, now);
-                    Ok(Done::Lost)
-                }
-                read => read,
-            },
+            Work::Read(lease, read) => disk_page::read(tables, lease.webhook_id, read, now),
             _ => Ok(Done::Flushed),
         };
-        let failed = done.as_ref().err().cloned();
+        let failed = done.as_ref().err().filter(|error| !matches!(error, QueueError::Damaged(_))).cloned();
         // Who asked may be gone.
         let _ = answer.send(done);
         failed.map_or(Ok(()), Err)

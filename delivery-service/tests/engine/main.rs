@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod circuit;
+mod damaged;
 mod faulty;
 mod full;
 mod given_back;
