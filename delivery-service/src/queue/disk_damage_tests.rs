@@ -25,7 +25,7 @@ use super::{
     disk_group::Group,
     disk_lanes::{ASIDE, Lanes},
     disk_tables::{ById, HEADS, LANES, META, Tables},
-    disk_tests::{AT_READ, NOW, PAGE, THE_FILE, lane, new, open_faulty_by, put, succeed},
+    disk_tests::{AT_READ, NOW, PAGE, THE_FILE, lane, new, open_faulty, open_faulty_by, put, succeed},
 };
 use crate::delivery::{Fault, Place, State};
 
@@ -285,6 +285,44 @@ async fn a_disk_that_cannot_be_read_is_opened_anew_and_the_lane_that_it_failed_a
     assert_eq!(ids(&claimed(&queue).await), []);
     clock.advance(ASIDE / 2);
     assert_eq!(ids(&claimed(&queue).await), [lane(1)]);
+}
+
+/// Lanes 1 and 2 with two deliveries each, on a disk that fails as it is told to.
+async fn on_a_faulty_disk() -> (TempDir, Arc<DiskQueue>, Arc<AtomicU8>) {
+    let folder = folder();
+    let (queue, _) = open(folder.path());
+    for number in 1..=4 {
+        put(&queue, lane(if number < 3 { 1 } else { 2 }), number).await.unwrap();
+    }
+    drop(queue);
+    let fails = Arc::new(AtomicU8::new(0));
+    let queue = open_faulty(folder.path(), &fails);
+    (folder, queue, fails)
+}
+
+#[tokio::test]
+async fn a_held_lane_that_the_disk_fails_at_is_told_apart_and_its_holder_settles_what_it_has() {
+    let (_folder, queue, fails) = on_a_faulty_disk().await;
+    let held = claimed_by(&queue, PageLimit { deliveries: 1, ..PAGE }).await;
+    let (lease, place) = held[0];
+    fails.store(THE_FILE | AT_READ, Ordering::Relaxed);
+    let read = queue.read(lease, place, 0, PAGE).await;
+    assert!(matches!(read, Err(QueueError::Damaged(_))), "it would be read over and over: {read:?}");
+    fails.store(0, Ordering::Relaxed);
+    assert_eq!(queue.settle(succeed(lease, &[(1, place)])).await.unwrap(), [Ok(())]);
+    assert_eq!(state(&queue, 1).await, State::Succeeded);
+    assert_eq!(ids(&claimed(&queue).await), [lane(1)]);
+}
+
+#[tokio::test]
+async fn no_lane_waits_for_a_disk_that_failed_at_something_else() {
+    let (_folder, queue, fails) = on_a_faulty_disk().await;
+    assert_eq!(queue.claim(0, PAGE).await.unwrap().lanes.len(), 0, "its transaction has begun");
+    fails.store(THE_FILE | AT_READ, Ordering::Relaxed);
+    assert!(queue.get(id(1)).await.is_err());
+    fails.store(0, Ordering::Relaxed);
+    assert!(matches!(queue.claim(9, PAGE).await, Err(QueueError::Unavailable(_))));
+    assert_eq!(ids(&claimed(&queue).await), [lane(1), lane(2)]);
 }
 
 #[tokio::test]

@@ -273,13 +273,20 @@ impl Writer {
     /// be read of a lane is that one's own harm, and an error is the file's. Its holder keeps the lease all the same: it
     /// settles what is under way before it gives the lane back, and a claim that meets the damage leaves it alone.
     fn look(&mut self, work: Work, answer: Answer, tables: &Tables<'_>, now: Time) -> Result<(), QueueError> {
-        let done = match work {
-            Work::Claim(count, limit) => self.claim(count, limit, tables, now).map(Done::Claimed),
-            Work::Read(lease, _) if !self.lanes.holds(lease) => Ok(Done::Lost),
-            Work::Read(lease, read) => disk_page::read(tables, lease.webhook_id, read, now),
-            _ => Ok(Done::Flushed),
+        let (mut done, is_read) = match work {
+            Work::Claim(count, limit) => (self.claim(count, limit, tables, now).map(Done::Claimed), false),
+            Work::Read(lease, _) if !self.lanes.holds(lease) => (Ok(Done::Lost), true),
+            Work::Read(lease, read) => (disk_page::read(tables, lease.webhook_id, read, now), true),
+            _ => (Ok(Done::Flushed), false),
         };
         let failed = done.as_ref().err().filter(|error| !matches!(error, QueueError::Damaged(_))).cloned();
+        if let Some(error) = &failed
+            && is_read
+            && failed_itself(error)
+        {
+            // It would be asked for again as soon as the file is open, and fail it again.
+            done = Err(QueueError::Damaged(error.to_string()));
+        }
         // Who asked may be gone.
         let _ = answer.send(done);
         failed.map_or(Ok(()), Err)
@@ -299,7 +306,9 @@ impl Writer {
             match disk_page::grant(tables, lease, limit, now) {
                 Ok(grant) => granted.push(grant),
                 Err(error) => {
-                    leave(&mut self.lanes, lease, &error, now);
+                    if failed_itself(&error) {
+                        leave(&mut self.lanes, lease, &error, now);
+                    }
                     if !matches!(error, QueueError::Damaged(_)) {
                         self.lanes.give_back(&leases, now);
                         return Err(error);
@@ -335,6 +344,11 @@ impl Writer {
         tracing::info!("the queue's file is open again");
         Ok(())
     }
+}
+
+/// Whether what was read has failed, rather than something else that had the file refuse all that came after it.
+fn failed_itself(error: &QueueError) -> bool {
+    *error != redb::Error::PreviousIo.into()
 }
 
 fn free_room(folder: &Path, min_free: u64) -> Result<(), QueueError> {
