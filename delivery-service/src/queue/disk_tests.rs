@@ -28,7 +28,7 @@ use super::{
     Stored,
     disk::{DiskQueue, FILE, JOURNAL},
     disk_changes::Changes,
-    disk_file::Files,
+    disk_file::{Files, Opens},
     disk_group::Group,
     disk_lanes::{LEASE, Lane, Lanes},
     disk_tables::Tables,
@@ -120,9 +120,12 @@ pub(super) fn open_faulty(folder: &Path, fails: &Arc<AtomicU8>) -> Arc<DiskQueue
 }
 
 pub(super) fn open_faulty_by(folder: &Path, fails: &Arc<AtomicU8>, clock: Clock) -> Arc<DiskQueue> {
+    DiskQueue::open_with(folder, clock, Limits::default(), 0, opens(folder, fails)).unwrap()
+}
+
+pub(super) fn opens(folder: &Path, fails: &Arc<AtomicU8>) -> Opens {
     let (at, switch) = (folder.to_owned(), Arc::clone(fails));
-    let opens = Box::new(move || faulty(&at, &switch));
-    DiskQueue::open_with(folder, clock, Limits::default(), 0, opens).unwrap()
+    Box::new(move || faulty(&at, &switch))
 }
 
 pub(super) fn lane(number: u128) -> WebhookId {

@@ -259,6 +259,8 @@ impl Writer {
                 work => looked = looked.and(self.look(work, command.answer, tables, now)),
             }
         }
+        // What was put aside stays so, whatever becomes of the transaction: its lease has ended.
+        self.lanes.keep();
         looked?;
         let changed = tables.heads.changed_rows() + tables.bodies.rows.changed_rows();
         let is_long = self.journal.bytes() >= LONG || tables.held_bytes() >= HELD || changed >= CHANGED;
@@ -358,5 +360,41 @@ fn free_room(folder: &Path, min_free: u64) -> Result<(), QueueError> {
         }
         // When it cannot be told, writing will.
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::{
+        super::{
+            disk_lanes::{ASIDE, Lane},
+            disk_tests::{NOW, PAGE, lane, new, opens},
+        },
+        *,
+    };
+
+    #[test]
+    fn a_lane_that_a_claim_put_aside_stays_free_when_the_disk_fails_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (at, opens) = (folder.path().to_owned(), opens(folder.path(), &Arc::default()));
+        let mut writer = Writer::open(at, Clock::by_hand(NOW), Limits::default(), 0, opens).unwrap();
+        let (changes, database) = (Changes::new(), writer.shared.database().unwrap());
+        let txn = database.begin_write().unwrap();
+        let mut tables = Tables::open(&txn, &changes).unwrap();
+        let mut group =
+            Group { tables: &mut tables, lanes: &mut writer.lanes, limits: &writer.limits, now: NOW };
+        group.enqueue(&new(lane(1), 1)[0]).unwrap();
+        tables.heads.put(new(lane(1), 1)[0].head.id().bytes(), vec![0xff; 60].into());
+        writer.lanes.free(lane(1), Some(NOW.0));
+
+        let (answer, mut answered) = oneshot::channel();
+        let claim = Command { work: Work::Claim(9, PAGE), answer };
+        let mut asked = Asked { after: vec![claim], ..Asked::default() };
+        writer.carry_out(&mut asked, &mut tables, &changes).unwrap();
+        assert!(matches!(answered.try_recv().unwrap(), Ok(Done::Claimed(_))));
+        writer.lanes.undo();
+        assert_eq!(writer.lanes.get(lane(1)), Some(Lane::Free { due: (NOW + ASIDE).0 }));
     }
 }
