@@ -6,6 +6,7 @@ use delivery_service::{
     delivery::Place,
     queue::{Cancel, LaneGrant, QueueError, Release},
 };
+use redis::Value;
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -79,6 +80,26 @@ async fn a_damaged_lane_keeps_nobody_from_what_a_lost_answer_granted() {
     bench.settle(put.lease(), vec![], Some(Release::Free { known: Place(0), unread: true })).await;
     lose_a_claim(&bench, 1).await;
     assert_eq!(granted(&bench).await.lane.webhook_id, lane(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn held_lanes_that_are_damaged_or_gone_are_not_looked_for_without_end() {
+    let bench = Bench::<Single>::start().await;
+    bench.claim(0).await;
+    for number in 1..=3 {
+        bench.put(lane(number)).await;
+    }
+    damage(&bench, lane(1)).await;
+    let key = |key: &str| format!("{}:{{q0}}:{key}", bench.backend.prefix());
+    ask(&bench, &[b"HDEL", key("states").as_bytes(), &lane(2).bytes()]).await;
+    lose_a_claim(&bench, 0).await;
+    bench.claim(0).await;
+    let Value::Array(held) = ask(&bench, &[b"KEYS", key("held:*").as_bytes()]).await else {
+        panic!("no list")
+    };
+    let [Value::BulkString(held)] = held.as_slice() else { panic!("{held:?}") };
+    let members = ask(&bench, &[b"SMEMBERS", held]).await;
+    assert_eq!(members, Value::Array(vec![Value::BulkString(lane(3).bytes().to_vec())]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -93,12 +93,18 @@ if first[2] and first[2] ~= 'inf' then next = math.max(0, first[2] - now) end
 
 local held = {}
 if ARGV[11] == '1' then
-  local all = redis.call('SMEMBERS', mine)
+  local all, lost = redis.call('SMEMBERS', mine), {}
   for i, value in ipairs(values(states, all)) do
     local l = value and #value >= LANE_SIZE and lane_of(value)
-    held[#held + 1], held[#held + 2] = all[i], l and l.fence or 0
-    held[#held + 1] = l and l.hold ~= PARKED and math.max(0, l.hold - now) or 0
+    if l then
+      held[#held + 1], held[#held + 2] = all[i], l.fence
+      held[#held + 1] = l.hold ~= PARKED and math.max(0, l.hold - now) or 0
+    else
+      -- Damaged or gone: it can be held by nobody, and could not be given back either.
+      lost[#lost + 1] = all[i]
+    end
   end
+  each('SREM', mine, lost)
 end
 
 -- News that nobody heard come again, with others.
