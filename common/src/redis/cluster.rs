@@ -29,12 +29,35 @@ where
     }
 }
 
-/// Whether a node says that it is not the one, or not now.
+/// What is to be done about the connection to a cluster after an error: one node's is no reason to keep callers from
+/// the others.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    Keep,
+    /// Another one is made, and takes its place once it is there.
+    Renew,
+    Discard,
+}
+
+/// Of an error that a new connection may not have.
+pub(super) fn remedy(error: &RedisError) -> Remedy {
+    match error.kind() {
+        // It serves nobody.
+        ErrorKind::ClusterConnectionNotFound => Remedy::Discard,
+        // The crate connects to that node again by itself …
+        _ if error.is_connection_dropped() => Remedy::Keep,
+        // … but waits for ever for one that is silent, and does not ask who has taken over from it.
+        _ => Remedy::Renew,
+    }
+}
+
+/// Whether a node says that it is not the one, or not now; or there was none to send it to.
 fn is_refused(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
     matches!(
         error.kind(),
         ErrorKind::Server(Ask | BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
+            | ErrorKind::ClusterConnectionNotFound
     )
 }
 
@@ -60,10 +83,24 @@ mod tests {
         let refused = || RedisError::from((ServerErrorKind::Moved.into(), "moved"));
         let (times, answer) = asked(vec![refused(), refused()]).await;
         assert!(times == 3 && answer.is_ok(), "{times} {answer:?}");
+        let unsent = RedisError::from((ErrorKind::ClusterConnectionNotFound, "no node is connected"));
+        let (times, answer) = asked(vec![unsent]).await;
+        assert!(times == 2 && answer.is_ok(), "{times} {answer:?}");
         let (times, answer) = asked((0..100).map(|_| refused()).collect()).await;
         assert!(times == 6 && answer.is_err(), "{times} {answer:?}");
         let broken = io::Error::from(io::ErrorKind::BrokenPipe).into();
         let (times, answer) = asked(vec![broken]).await;
         assert!(times == 1 && answer.is_err(), "{times} {answer:?}");
+    }
+
+    #[test]
+    fn one_node_that_is_away_costs_nobody_the_connection_to_the_others() {
+        let io = |kind: io::ErrorKind| remedy(&io::Error::from(kind).into());
+        for dropped in [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe] {
+            assert_eq!(io(dropped), Remedy::Keep);
+        }
+        assert_eq!(io(io::ErrorKind::TimedOut), Remedy::Renew);
+        let nobody = RedisError::from((ErrorKind::ClusterConnectionNotFound, "no node is connected"));
+        assert_eq!(remedy(&nobody), Remedy::Discard);
     }
 }

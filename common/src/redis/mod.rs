@@ -29,6 +29,7 @@ use redis::{
 };
 use tokio::{sync::Mutex, time::timeout};
 
+use self::cluster::Remedy;
 pub use self::{
     address::{Address, AddressError, Host, Topology},
     masters::{Master, slot},
@@ -48,7 +49,7 @@ const DIAL_CLUSTER: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 /// After a failed dial, how long requests fail without another one.
 const REST: Duration = Duration::from_millis(100);
-/// How old a cluster's connection is before it is thrown away: it mends itself as a rule.
+/// How old a cluster's connection is before it is replaced: it mends itself as a rule.
 const CLUSTER_AGE: Duration = Duration::from_secs(1);
 
 /// Cheap to clone; all clones share what is connected. Works with `Script` and pipelines.
@@ -161,15 +162,41 @@ impl Connection {
     /// Throws away what failed, unless that has been done already.
     fn settle<T>(&self, used: &Live, error: Option<RedisError>, result: RedisResult<T>) -> RedisResult<T> {
         let Some(error) = error.as_ref().or(result.as_ref().err()) else { return result };
-        let too_young = self.is_cluster && used.since.elapsed() < CLUSTER_AGE;
-        if is_broken(error) && !too_young {
-            let mut live = self.shared.live.write();
-            if live.as_ref().is_some_and(|live| live.since == used.since) {
-                *live = None;
-                tracing::warn!(redis = %self.shared.address, %error, "lost the connection to Redis");
+        if !is_broken(error) || self.is_cluster && used.since.elapsed() < CLUSTER_AGE {
+            return result;
+        }
+        match if self.is_cluster { cluster::remedy(error) } else { Remedy::Discard } {
+            Remedy::Keep => {}
+            Remedy::Renew => {
+                tokio::spawn(renew(self.shared.clone(), used.since));
+            }
+            Remedy::Discard => {
+                let mut live = self.shared.live.write();
+                if live.as_ref().is_some_and(|live| live.since == used.since) {
+                    *live = None;
+                    tracing::warn!(redis = %self.shared.address, %error, "lost the connection to Redis");
+                }
             }
         }
         result
+    }
+}
+
+/// Makes a new connection instead of the one since then, which meanwhile serves those whose nodes answer.
+async fn renew(shared: Arc<Shared>, since: Instant) {
+    let Ok(mut dialer) = shared.dialer.try_lock() else { return };
+    let is_present = shared.live.read().as_ref().is_some_and(|live| live.since == since);
+    let rests = dialer.last_failure.as_ref().is_some_and(|(at, _)| at.elapsed() < CLUSTER_AGE);
+    if !is_present || rests {
+        return;
+    }
+    match dialer.dial().await {
+        Ok(socket) => {
+            tracing::info!(redis = %shared.address, "connected to Redis anew: a node did not answer");
+            dialer.last_failure = None;
+            *shared.live.write() = Some(Live { socket, since: Instant::now() });
+        }
+        Err(error) => dialer.last_failure = Some((Instant::now(), error)),
     }
 }
 
