@@ -71,7 +71,11 @@ impl fmt::Display for Path<'_> {
             Self::Root(root) => f.write_str(root),
             Self::Field(parent, name) => write!(f, "{parent}.{name}"),
             Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
-            Self::Key(parent, key) => write!(f, "{parent}[{key:?}]"),
+            // A key as long as a page is cut.
+            Self::Key(parent, key) => match key.char_indices().nth(64) {
+                Some((end, _)) => write!(f, "{parent}[{:?}]", &key[..end]),
+                None => write!(f, "{parent}[{key:?}]"),
+            },
         }
     }
 }
@@ -82,9 +86,9 @@ struct Intake<'v> {
 }
 
 impl Intake<'_> {
-    fn refuse(&mut self, path: &Path<'_>, why: impl Into<String>) {
+    fn refuse(&mut self, path: &Path<'_>, why: impl fmt::Display) {
         self.faults += 1;
-        self.violations.add(path.to_string(), why);
+        self.violations.add(path, why);
     }
 
     fn require(&mut self, text: &str, path: &Path<'_>) {

@@ -16,33 +16,58 @@ const MAX_MESSAGE: usize = 1 << 10;
 /// Bytes of fields and descriptions in the details.
 const MAX_DETAILS: usize = 3 << 10;
 
-/// What is wrong with a request, field by field. Paths start at the request (`webhook.post_url`).
+/// What is wrong with a request, field by field. Paths start at the request (`webhook.post_url`). Keeps
+/// what an answer has room for and counts the others: a request has room for millions.
 #[derive(Debug, Default)]
-pub struct Violations(Vec<FieldViolation>);
+pub struct Violations {
+    /// The last of them may be past the room: its field stands for those that are only counted.
+    kept: Vec<FieldViolation>,
+    /// Of those kept.
+    bytes: usize,
+    count: usize,
+}
 
 impl Violations {
-    pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(FieldViolation::new(field, description));
+    /// Writes the two out only while there is room.
+    pub fn add(&mut self, field: impl Display, description: impl Display) {
+        self.count += 1;
+        if self.bytes <= MAX_DETAILS {
+            let violation = FieldViolation::new(short(field.to_string()), short(description.to_string()));
+            // Each has a few bytes of framing too.
+            self.bytes += violation.field.len() + violation.description.len() + 8;
+            self.kept.push(violation);
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.count == 0
     }
 
-    /// Field and description of each.
+    /// Field and description of each that is kept.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|v| (v.field.as_str(), v.description.as_str()))
+        self.kept.iter().map(|v| (v.field.as_str(), v.description.as_str()))
     }
 
     /// OK when there is none, otherwise INVALID_ARGUMENT with all of them.
     pub fn check(self) -> Result<(), Status> {
         if self.is_empty() { Ok(()) } else { Err(self.into()) }
     }
+
+    /// The first violations, and of the others how many there are.
+    fn fitting(mut self) -> Vec<FieldViolation> {
+        let rest = self.count - self.kept.len() + 1;
+        if self.bytes > MAX_DETAILS
+            && let Some(last) = self.kept.last_mut()
+        {
+            last.description = format!("this and more, {rest} faults: mend those named first");
+        }
+        self.kept
+    }
 }
 
 impl From<Violations> for Status {
     fn from(violations: Violations) -> Status {
-        let violations = fitting(violations.0);
+        let violations = violations.fitting();
         let message = violations
             .iter()
             .map(|v| format!("{}: {}", v.field, v.description))
@@ -62,7 +87,7 @@ impl From<BadToken> for Status {
 }
 
 /// One violation alone.
-pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Status {
+pub fn invalid(field: impl Display, description: impl Display) -> Status {
     let mut violations = Violations::default();
     violations.add(field, description);
     violations.into()
@@ -142,26 +167,6 @@ fn plain(code: Code, reason: &str, message: impl Into<String>) -> Status {
     Status::with_error_details(code, short(message), info(reason))
 }
 
-/// The first violations, and of the others how many there are.
-fn fitting(mut violations: Vec<FieldViolation>) -> Vec<FieldViolation> {
-    let mut bytes = 0;
-    let room = violations.iter().take_while(|v| {
-        // Each has a few bytes of framing too.
-        bytes += v.field.len() + v.description.len() + 8;
-        bytes <= MAX_DETAILS
-    });
-    let rest = violations.split_off(room.count().max(1));
-    if let [first, ..] = rest.as_slice() {
-        let more = format!("this and more, {} faults: mend those named first", rest.len());
-        violations.push(FieldViolation::new(first.field.clone(), more));
-    }
-    for violation in &mut violations {
-        violation.field = short(std::mem::take(&mut violation.field));
-        violation.description = short(std::mem::take(&mut violation.description));
-    }
-    violations
-}
-
 /// The text, cut at `MAX_MESSAGE`.
 fn short(text: impl Into<String>) -> String {
     let mut text = text.into();
@@ -213,5 +218,27 @@ mod tests {
         {
             assert!(status.message().len() <= MAX_MESSAGE + 3 && status.details().len() < 4 << 10);
         }
+    }
+
+    #[test]
+    fn what_an_answer_has_no_room_for_is_counted_and_not_written_out() {
+        struct Counted<'a>(&'a std::cell::Cell<usize>);
+        impl Display for Counted<'_> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.set(self.0.get() + 1);
+                f.write_str(&"x".repeat(100))
+            }
+        }
+        let written = std::cell::Cell::new(0);
+        let mut violations = Violations::default();
+        for _ in 0..2_000_000 {
+            violations.add(Counted(&written), "required");
+        }
+        assert!(written.get() < 100 && violations.iter().count() < 100, "{}", written.get());
+        let status = violations.check().unwrap_err();
+        let details = status.get_error_details();
+        let named = &details.bad_request().unwrap().field_violations;
+        let rest = format!("this and more, {} faults: mend those named first", 2_000_000 - named.len() + 1);
+        assert_eq!(named.last().unwrap().description, rest);
     }
 }

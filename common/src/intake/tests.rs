@@ -213,3 +213,15 @@ fn a_batch_names_the_event() {
     let fields: Vec<_> = violations.iter().map(|(field, _)| field).collect();
     assert_eq!(fields, ["events[3].license_code", "events[3].payload"]);
 }
+
+#[test]
+fn millions_of_faults_are_counted_and_a_long_key_is_cut() {
+    use prost_types::{ListValue, Value};
+    let mut wire = read(r#"{"licenseCode": "a", "feedback": {"id": "f"}}"#);
+    let Some(v1::event::Payload::Feedback(feedback)) = &mut wire.payload else { panic!("no feedback") };
+    let empty = ListValue { values: vec![Value { kind: None }; 300_000] };
+    feedback.custom_data.insert("é".repeat(1 << 20), empty);
+    let faults = take(wire).1;
+    assert_eq!(faults[0].0, format!("event.feedback.custom_data[\"{}\"][0]", "é".repeat(64)));
+    assert!(faults.len() < 100, "{}", faults.len());
+}
