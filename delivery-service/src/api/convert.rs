@@ -16,6 +16,8 @@ use crate::{
     send::Outcome,
 };
 
+/// States to narrow by: more than there are.
+const MAX_STATES: usize = 32;
 /// Places beyond this one are never given: it is what stores can hold.
 const LAST_PLACE: Place = Place((1 << 53) - 1);
 
@@ -135,6 +137,10 @@ pub fn query(request: &v1::ListDeliveriesRequest) -> Result<(Query, Vec<u8>), St
 }
 
 fn states(numbers: &[i32], violations: &mut Violations) -> Vec<State> {
+    if numbers.len() > MAX_STATES {
+        violations.add("states", format!("at most {MAX_STATES}: {} were given", numbers.len()));
+        return Vec::new();
+    }
     let mut states = Vec::with_capacity(numbers.len());
     for (index, number) in numbers.iter().enumerate() {
         match State::try_from(*number) {
@@ -194,4 +200,25 @@ pub fn token(at: (Place, WebhookId), bound: &[u8]) -> String {
 fn cursor(bytes: &[u8]) -> Option<(Place, WebhookId)> {
     let (place, webhook_id) = bytes.split_first_chunk()?;
     Some((Place(u64::from_be_bytes(*place)), WebhookId::from_bytes(webhook_id.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_and_a_watch_are_narrowed_by_a_few_states() {
+        for (given, faults) in [(vec![1; 32], ""), (vec![1; 33], "states: at most 32: 33 were given")] {
+            let list = v1::ListDeliveriesRequest {
+                license_code: "a".into(),
+                states: given.clone(),
+                ..Default::default()
+            };
+            let watch =
+                v1::WatchDeliveriesRequest { license_code: "a".into(), states: given, ..Default::default() };
+            for status in [query(&list).err(), watched(&watch).err()] {
+                assert_eq!(status.as_ref().map_or("", |it| it.message()), faults);
+            }
+        }
+    }
 }
