@@ -11,10 +11,11 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use crate::page::BadToken;
 
 const DOMAIN: &str = "hookline";
-/// Bytes of a message. With what details may have it stays under 8 KiB, the least that clients take.
+/// Bytes of a message, as percent-encoded. With the details, which hold it too and are sent as base64, an
+/// answer's headers stay under 8 KiB, the least that clients take.
 const MAX_MESSAGE: usize = 1 << 10;
 /// Bytes of fields and descriptions in the details.
-const MAX_DETAILS: usize = 3 << 10;
+const MAX_DETAILS: usize = 5 << 9;
 
 /// What is wrong with a request, field by field. Paths start at the request (`webhook.post_url`). Keeps
 /// what an answer has room for and counts the others: a request has room for millions.
@@ -170,11 +171,22 @@ fn plain(code: Code, reason: &str, message: impl Into<String>) -> Status {
 /// The text, cut at `MAX_MESSAGE`.
 fn short(text: impl Into<String>) -> String {
     let mut text = text.into();
-    if text.len() > MAX_MESSAGE {
-        text.truncate(text.floor_char_boundary(MAX_MESSAGE));
+    let mut bytes = 0;
+    let past = text.char_indices().find(|(_, c)| {
+        bytes += sent(*c);
+        bytes > MAX_MESSAGE
+    });
+    if let Some((at, _)) = past {
+        text.truncate(at);
         text.push('…');
     }
     text
+}
+
+/// Bytes of a character in a header.
+fn sent(c: char) -> usize {
+    let plain = c.is_ascii_graphic() && !"\"#%<>`?{}".contains(c);
+    if plain { 1 } else { 3 * c.len_utf8() }
 }
 
 fn info(reason: &str) -> ErrorDetails {
@@ -217,6 +229,23 @@ mod tests {
         for status in [invalid("x".repeat(9_000), "é".repeat(9_000)), not_found("webhook", "é".repeat(9_000))]
         {
             assert!(status.message().len() <= MAX_MESSAGE + 3 && status.details().len() < 4 << 10);
+        }
+    }
+
+    #[test]
+    fn the_headers_of_an_answer_are_ones_that_clients_take() {
+        for text in ["x", " ", "é", "\u{1F600}", "\"#%<>`?{}"] {
+            for (field, description) in [(1, 1), (1, 5_000), (5_000, 1), (1_000, 200), (5_000, 5_000)] {
+                let mut violations = Violations::default();
+                for _ in 0..1_000 {
+                    violations.add(text.repeat(field), text.repeat(description));
+                }
+                let answer = Status::from(violations).into_http::<()>();
+                // As HTTP/2 counts them, with 32 for each.
+                let bytes: usize =
+                    answer.headers().iter().map(|(k, v)| k.as_str().len() + v.len() + 32).sum();
+                assert!(bytes < 8 << 10, "{bytes} of {field} and {description} times {text:?}");
+            }
         }
     }
 
