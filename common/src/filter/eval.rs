@@ -65,10 +65,9 @@ impl<'a> Run<'a> {
             Node::Event => Ok(Value::of(self.event)),
             Node::Variable(depth) => Ok(self.variables.get(*depth).cloned().unwrap_or(Value::Null)),
             Node::Field(operand, name) => {
-                let map = self.map(operand, "a field")?;
-                map.get_text(name).ok_or(Fault::NoKey(Text::Of(name)))
+                self.field(operand, name, "a field")?.ok_or(Fault::NoKey(Text::Of(name)))
             }
-            Node::Has(operand, name) => Ok(Value::Bool(self.map(operand, "has")?.get_text(name).is_some())),
+            Node::Has(operand, name) => Ok(Value::Bool(self.field(operand, name, "has")?.is_some())),
             Node::Index(operand, index) => {
                 let operand = self.eval(operand)?;
                 let index = self.eval(index)?;
@@ -204,10 +203,22 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn map(&mut self, node: &'a Node, what: &'static str) -> Result<Map<'a>, Fault<'a>> {
+    fn field(
+        &mut self,
+        node: &'a Node,
+        name: &'a str,
+        what: &'static str,
+    ) -> Result<Option<Value<'a>>, Fault<'a>> {
         match self.eval(node)? {
-            Value::Map(map) => Ok(map),
+            Value::Map(map) => self.look_up(&map, name),
             other => Err(Fault::Operand(what, other.kind())),
         }
+    }
+
+    /// The node has paid for one comparison.
+    fn look_up(&mut self, map: &Map<'a>, name: &'a str) -> Result<Option<Value<'a>>, Fault<'a>> {
+        let key = Value::Text(Text::Of(name));
+        self.spend(map.cost_of_get(&key).saturating_sub(1))?;
+        Ok(map.get(&key))
     }
 }

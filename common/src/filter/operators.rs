@@ -15,7 +15,7 @@ impl<'a> Run<'a> {
                 usize::try_from(index).ok().and_then(|at| list.get(at)).ok_or(Fault::NoIndex(index))
             }
             (Value::Map(map), index) => {
-                self.spend(map.cost_of_get())?;
+                self.spend(map.cost_of_get(&index))?;
                 map.get(&index).ok_or(match index {
                     Value::Text(key) => Fault::NoKey(key),
                     other => Fault::Operand("[…]", other.kind()),
@@ -27,17 +27,13 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn binary(&mut self, operator: Binary, a: Value<'a>, b: Value<'a>) -> Outcome<'a> {
-        let order = |sign, fits: fn(Ordering) -> bool| match a.order(&b) {
-            Some(order) => Ok(Value::Bool(fits(order))),
-            None => Err(Fault::Operand(sign, if a.kind() == b.kind() { a.kind() } else { "two kinds" })),
-        };
         match operator {
             Binary::Equal => self.equal(&a, &b).map(Value::Bool),
             Binary::NotEqual => self.equal(&a, &b).map(|it| Value::Bool(!it)),
-            Binary::Less => order("<", Ordering::is_lt),
-            Binary::LessOrEqual => order("<=", Ordering::is_le),
-            Binary::Greater => order(">", Ordering::is_gt),
-            Binary::GreaterOrEqual => order(">=", Ordering::is_ge),
+            Binary::Less => self.ordered("<", &a, &b, Ordering::is_lt),
+            Binary::LessOrEqual => self.ordered("<=", &a, &b, Ordering::is_le),
+            Binary::Greater => self.ordered(">", &a, &b, Ordering::is_gt),
+            Binary::GreaterOrEqual => self.ordered(">=", &a, &b, Ordering::is_ge),
             Binary::In => match b {
                 Value::List(list) => {
                     for item in list.iter() {
@@ -48,7 +44,7 @@ impl<'a> Run<'a> {
                     Ok(Value::Bool(false))
                 }
                 Value::Map(map) => {
-                    self.spend(map.cost_of_get())?;
+                    self.spend(map.cost_of_get(&a))?;
                     Ok(Value::Bool(map.get(&a).is_some()))
                 }
                 other => Err(Fault::Operand("in", other.kind())),
@@ -56,6 +52,22 @@ impl<'a> Run<'a> {
             Binary::Add | Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Modulo => {
                 self.arithmetic(operator, a, b)
             }
+        }
+    }
+
+    fn ordered(
+        &mut self,
+        sign: &'static str,
+        a: &Value<'a>,
+        b: &Value<'a>,
+        fits: fn(Ordering) -> bool,
+    ) -> Outcome<'a> {
+        if let (Value::Text(a), Value::Text(b)) = (a, b) {
+            self.spend(a.as_str().len().min(b.as_str().len()) / 8)?;
+        }
+        match a.order(b) {
+            Some(order) => Ok(Value::Bool(fits(order))),
+            None => Err(Fault::Operand(sign, if a.kind() == b.kind() { a.kind() } else { "two kinds" })),
         }
     }
 
@@ -125,8 +137,9 @@ impl<'a> Run<'a> {
                 if a.len() != b.len() {
                     return Ok(false);
                 }
-                self.spend(a.len().saturating_mul(a.cost_of_get() + b.cost_of_get()))?;
+                self.spend(a.len())?;
                 for key in a.keys().iter() {
+                    self.spend(a.cost_of_get(&key) + b.cost_of_get(&key))?;
                     let equal = match (a.get(&key), b.get(&key)) {
                         (Some(a), Some(b)) => self.equal(&a, &b)?,
                         _ => false,
@@ -155,13 +168,12 @@ impl<'a> Run<'a> {
                 };
                 let (text, part) = (self.text(text, name)?, self.text(part, name)?);
                 let (text, part) = (text.as_str(), part.as_str());
+                let read = if name == "contains" { text.len() } else { text.len().min(part.len()) };
+                self.spend(read / 8)?;
                 Ok(Value::Bool(match function {
                     Function::StartsWith => text.starts_with(part),
                     Function::EndsWith => text.ends_with(part),
-                    _ => {
-                        self.spend(text.len() / 8)?;
-                        text.contains(part)
-                    }
+                    _ => text.contains(part),
                 }))
             }
             _ => Err(Fault::Operand("a function", "no argument")),

@@ -183,6 +183,43 @@ fn an_evaluation_costs_a_bounded_number_of_steps() {
 }
 
 #[test]
+fn long_texts_are_paid_for_by_whatever_reads_them() {
+    let list = vec!["0"; 15_000].join(",");
+    let text = "a".repeat(1 << 20);
+    let body =
+        format!(r#"{{"l": [{list}], "a": "{text}", "b": "{text}", "m": {{"{text}": {{"{text}": 1}}}}}}"#);
+    let subject = Subject::parse(body.as_bytes());
+    for once in [
+        "event.a.startsWith(event.b)",
+        "event.a.endsWith(event.b)",
+        "event.a < event.b",
+        "event.a <= event.b",
+        "event.a > event.b",
+        "event.a >= event.b",
+        "event.a == event.b",
+        "event.a in event.m",
+        "event.m[event.a] == 1",
+        "{event.a: 1}[event.b] == 1",
+        "event.m == {event.b: {event.b: 1}}",
+    ] {
+        let source = format!("!event.l.exists(i, ({once}) && false)");
+        let verdict = Filter::compile(&source).unwrap().verdict(&subject);
+        assert!(
+            matches!(&verdict, Err(NotTrue::Error(why)) if why.contains("too many steps")),
+            "{source}: {verdict:?}"
+        );
+    }
+    let name = "n".repeat(1_800);
+    let source = format!("!event.l.exists(i, has(event.m.{name}) && false)");
+    let verdict = Filter::compile(&source).unwrap().verdict(&subject);
+    assert_eq!(verdict, Err(NotTrue::Error("it takes too many steps on this event".to_owned())));
+    // What is short on one side is cheap.
+    let source = "event.l.all(i, event.a.startsWith('aa') && event.a < 'b')";
+    let short = Subject::parse(body.replace(&"0,".repeat(10_000), "").as_bytes());
+    assert_eq!(Filter::compile(source).unwrap().verdict(&short), Ok(()));
+}
+
+#[test]
 fn a_body_that_is_no_json_matches_nothing() {
     for body in ["", "{", "{\"a\":}", "[1,]", "{} x", "tru", "\"a", "\"\\u12\"", "{\"a\" 1}", "1.2.3", "-"] {
         let subject = Subject::parse(body.as_bytes());

@@ -152,15 +152,13 @@ impl<'a> Map<'a> {
     }
 
     /// Steps of a look-up: what an expression has made is searched from end to end.
-    pub(super) fn cost_of_get(&self) -> usize {
-        match self {
+    pub(super) fn cost_of_get(&self, key: &Value<'_>) -> usize {
+        let bytes = if let Value::Text(key) = key { key.as_str().len() } else { 0 };
+        let compared = match self {
             Self::Of(_) => 1,
             Self::Made(entries) => entries.len(),
-        }
-    }
-
-    pub(super) fn get_text(&self, key: &'a str) -> Option<Value<'a>> {
-        self.get(&Value::Text(Text::Of(key)))
+        };
+        compared.saturating_mul(1 + bytes / 8)
     }
 
     /// Keys that are no strings are found only in maps that the expression made.
