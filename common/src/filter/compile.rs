@@ -4,13 +4,18 @@
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, ListExpr, LiteralValue, MapExpr, operators,
 };
-use regex::{Regex, RegexBuilder};
+use regex::{Regex, RegexBuilder, bytes};
 
 use super::{FilterError, MAX_NESTED_MACROS, MAX_NODES, value::Json};
 
 /// Bytes of a compiled regex.
-const SMALL_REGEX: usize = 1 << 17;
 const LARGE_REGEX: usize = 1 << 20;
+/// What regexes up to this size may keep in memory while they search; larger ones as much as the largest.
+const SMALL_REGEX: usize = 1 << 17;
+/// A step pays, at each byte of a text, for so much of a regex: of its positions, all of which may be live...
+const LIVE_BYTES: usize = 1 << 10;
+/// ...and of Unicode's classes, which make a position large but not slow: \w is 50 KB.
+const CLASS_BYTES: usize = 1 << 13;
 
 #[derive(Debug)]
 pub(super) enum Node {
@@ -241,17 +246,20 @@ impl<'t> Compiler<'t> {
         let Expr::Literal(LiteralValue::String(pattern)) = &pattern.expr else {
             return Err(FilterError::new("matches takes its regex as a constant string"));
         };
-        let build = |bytes: usize| {
-            RegexBuilder::new(pattern.inner()).size_limit(bytes).dfa_size_limit(bytes).nest_limit(32).build()
-        };
-        // At worst a byte of text costs as much as the regex is large: \w{9} is, [a-z]{9} is not.
-        if let Ok(regex) = build(SMALL_REGEX) {
-            return Ok(Pattern { regex, steps_per_byte: 1 });
-        }
-        match build(LARGE_REGEX) {
-            Ok(regex) => Ok(Pattern { regex, steps_per_byte: LARGE_REGEX / SMALL_REGEX }),
-            Err(e) => Err(FilterError::new(format!("the regex {:?} is not one: {e}", pattern.inner()))),
-        }
+        let pattern = pattern.inner();
+        let whole = sized(|bytes| {
+            let memory = if bytes <= SMALL_REGEX { SMALL_REGEX } else { LARGE_REGEX };
+            RegexBuilder::new(pattern).size_limit(bytes).dfa_size_limit(memory).nest_limit(32).build()
+        });
+        let (regex, size) =
+            whole.map_err(|e| FilterError::new(format!("the regex {pattern:?} is not one: {e}")))?;
+        // At worst a byte of text visits all positions. How many there are shows without Unicode's classes;
+        // where it cannot do without them, their size counts in full.
+        let plain = sized(|bytes| {
+            bytes::RegexBuilder::new(pattern).unicode(false).size_limit(bytes).nest_limit(32).build()
+        });
+        let live = plain.map_or(size, |(_, plain)| plain);
+        Ok(Pattern { regex, steps_per_byte: (live / LIVE_BYTES).max(size / CLASS_BYTES).max(1) })
     }
 
     /// The parser has expanded macros; what they were shows in the step of their loop.
@@ -303,6 +311,17 @@ impl<'t> Compiler<'t> {
                 FilterError::new(format!("{what} {name:?} (line {line}, column {column})"))
             }
             None => FilterError::new(format!("{what} {name:?}")),
+        }
+    }
+}
+
+/// A regex, and the least power of two of bytes that it fits in.
+fn sized<R>(build: impl Fn(usize) -> Result<R, regex::Error>) -> Result<(R, usize), regex::Error> {
+    let mut bytes = LIVE_BYTES;
+    loop {
+        match build(bytes) {
+            Err(regex::Error::CompiledTooBig(_)) if bytes < LARGE_REGEX => bytes *= 2,
+            built => return built.map(|it| (it, bytes)),
         }
     }
 }

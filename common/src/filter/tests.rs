@@ -220,6 +220,31 @@ fn long_texts_are_paid_for_by_whatever_reads_them() {
 }
 
 #[test]
+fn a_regex_is_paid_for_by_how_many_ways_it_can_go_on() {
+    let mut bits = 1_u64;
+    let mut bit = || {
+        bits ^= bits << 13;
+        bits ^= bits >> 7;
+        bits ^= bits << 17;
+        if bits & 1 == 0 { '0' } else { '1' }
+    };
+    let long: String = (0..99_000).map(|_| bit()).collect();
+    let subject = Subject::parse(format!(r#"{{"t": "{long}", "s": "{}"}}"#, &long[..10_000]).as_bytes());
+    for pattern in ["1[01]{1900}[^01]", "1[01]{100}[^01]", r"1[01]{400}[^01]|\p{L}"] {
+        let verdict = Filter::compile(&format!("event.t.matches(r'{pattern}')")).unwrap().verdict(&subject);
+        assert_eq!(
+            verdict,
+            Err(NotTrue::Error("it takes too many steps on this event".to_owned())),
+            "{pattern}"
+        );
+    }
+    for pattern in [r"^\w+$", r"(?i)\bone\b|1\w", "[01]{9}", "[0-9а-я]"] {
+        let source = format!("event.s.matches(r'{pattern}')");
+        assert_eq!(Filter::compile(&source).unwrap().verdict(&subject), Ok(()), "{pattern}");
+    }
+}
+
+#[test]
 fn a_body_that_is_no_json_matches_nothing() {
     for body in ["", "{", "{\"a\":}", "[1,]", "{} x", "tru", "\"a", "\"\\u12\"", "{\"a\" 1}", "1.2.3", "-"] {
         let subject = Subject::parse(body.as_bytes());
