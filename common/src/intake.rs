@@ -16,6 +16,10 @@ use crate::{
 mod forms;
 mod objects;
 
+/// Bytes of an id of free text that goes into a header or is kept to order by. A header is up to three times
+/// as long, and servers take 8 KiB of them.
+const MAX_FREE_ID: usize = 256;
+
 #[cfg(test)]
 mod tests;
 
@@ -94,6 +98,12 @@ impl Intake<'_> {
     fn require(&mut self, text: &str, path: &Path<'_>) {
         if text.is_empty() {
             self.refuse(path, "required");
+        }
+    }
+
+    fn bound(&mut self, id: &str, path: &Path<'_>) {
+        if id.len() > MAX_FREE_ID {
+            self.refuse(path, format!("must be at most {MAX_FREE_ID} bytes"));
         }
     }
 
@@ -201,12 +211,14 @@ impl Intake<'_> {
             self.refuse(&path.field("version"), "must not be negative");
         }
         let event_data = self.object(journey.event_data, journey.event_data_json, path, EVENT_DATA);
+        self.bound(&journey.user_id, &path.field("user_id"));
         let version = journey.version.max(1);
         Some(Journey { change: change?, version, user_id: set(journey.user_id), event_data })
     }
 
     fn feedback(&mut self, feedback: v1::Feedback, path: &Path<'_>) -> Feedback {
         self.require(&feedback.id, &path.field("id"));
+        self.bound(&feedback.id, &path.field("id"));
         Feedback {
             id: feedback.id,
             fields: self.fields(feedback.fields, &path.field("fields")),
@@ -218,6 +230,7 @@ impl Intake<'_> {
 
     fn thread(&mut self, thread: v1::FeedbackThread, path: &Path<'_>) -> FeedbackThread {
         self.require(&thread.feedback_id, &path.field("feedback_id"));
+        self.bound(&thread.feedback_id, &path.field("feedback_id"));
         if thread.replies.is_empty() {
             self.refuse(&path.field("replies"), "required: at least the new reply");
         }

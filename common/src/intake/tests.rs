@@ -225,3 +225,17 @@ fn millions_of_faults_are_counted_and_a_long_key_is_cut() {
     assert_eq!(faults[0].0, format!("event.feedback.custom_data[\"{}\"][0]", "é".repeat(64)));
     assert!(faults.len() < 100, "{}", faults.len());
 }
+
+#[test]
+fn ids_that_go_into_headers_and_orders_are_bounded_in_bytes() {
+    for (payload, field) in [
+        (r#""feedback": {"id": "ID"}"#, "event.feedback.id"),
+        (r#""feedbackReply": {"feedbackId": "ID", "replies": [{}]}"#, "event.feedback_reply.feedback_id"),
+        (r#""journey": {"change": 1, "userId": "ID"}"#, "event.journey.user_id"),
+    ] {
+        assert!(with(&payload.replace("ID", &"я".repeat(128))).0.is_some(), "{field}");
+        let (event, faults) = with(&payload.replace("ID", &"я".repeat(129)));
+        assert!(event.is_none());
+        assert_eq!(faults, [(field.to_owned(), "must be at most 256 bytes".to_owned())]);
+    }
+}
