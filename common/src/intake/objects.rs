@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::{Intake, Path};
 use crate::event::Object;
 
-/// Levels of objects and lists, the outermost counted.
+/// Levels of objects and lists, the outermost counted. Of objects in a Struct decoding takes fewer.
 const DEPTH: usize = 64;
 
 impl Intake<'_> {

@@ -239,3 +239,27 @@ fn ids_that_go_into_headers_and_orders_are_bounded_in_bytes() {
         assert_eq!(faults, [(field.to_owned(), "must be at most 256 bytes".to_owned())]);
     }
 }
+
+/// A call with a Struct of so many levels, as it comes over the wire.
+fn decoded(levels: usize) -> Result<v1::Event, prost::DecodeError> {
+    use prost::Message;
+    use prost_types::{Struct, Value, value::Kind};
+    let within = |kind| Struct { fields: [("k".to_owned(), Value { kind: Some(kind) })].into() };
+    let mut data = within(Kind::BoolValue(true));
+    for _ in 1..levels {
+        data = within(Kind::StructValue(data));
+    }
+    let mut event = read(&format!(r#"{{"licenseCode": "a", "activity": {{{ACTIVITY}}}}}"#));
+    let Some(v1::event::Payload::Activity(activity)) = &mut event.payload else { panic!("no activity") };
+    activity.event_data = Some(data);
+    let bytes = v1::PublishEventRequest { event: Some(event) }.encode_to_vec();
+    v1::PublishEventRequest::decode(bytes.as_slice()).map(|it| it.event.unwrap_or_default())
+}
+
+/// As event.proto says. Beyond, no field can be named: the call fails before it is ours.
+#[test]
+fn structs_are_decoded_to_32_levels() {
+    let deepest = (1..64).take_while(|levels| decoded(*levels).is_ok()).last();
+    assert_eq!(deepest, Some(32));
+    assert!(take(decoded(32).unwrap()).0.is_some());
+}
