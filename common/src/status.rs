@@ -142,11 +142,6 @@ pub fn unauthenticated(message: impl Into<String>) -> Status {
     plain(Code::Unauthenticated, "UNAUTHENTICATED", message)
 }
 
-/// UNIMPLEMENTED: the contract names it, and it is not built yet.
-pub fn not_built_yet(method: &str) -> Status {
-    plain(Code::Unimplemented, "NOT_BUILT_YET", format!("{method} is not supported yet"))
-}
-
 /// INTERNAL: our fault; the cause is in the log, not in the answer.
 pub fn internal(message: impl Into<String>) -> Status {
     plain(Code::Internal, "INTERNAL", message)
