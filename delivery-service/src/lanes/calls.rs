@@ -225,36 +225,7 @@ impl Engine {
                 self.make_ready(id);
             }
             Ok(Err(LeaseLost)) => self.lost(id),
-            // This lane's harm alone: it goes on with what it has, so that no attempt is forgotten. When nothing of
-            // that can start it is left alone for a while, and claimed anew.
-            Err(error @ QueueError::Damaged(_)) => {
-                use crate::queue::Release;
-                const ASIDE: Duration = Duration::from_secs(60);
-                let is_settling = !self.settling.done();
-                let release = self.with(id, |held| {
-                    held.lane.reading_failed();
-                    let next = held.lane.next_scheduled().filter(|at| *at > now && *at < now + ASIDE);
-                    let later = next.map_or(now + PAUSE, |at| at.min(now + PAUSE));
-                    match held.release(true, now) {
-                        _ if !held.quiet() || is_settling => Err(later),
-                        Release::Hold { duration } if duration > 4 * PAUSE => Ok(Release::Hold { duration }),
-                        _ if held.lane.waits() || next.is_some() => Err(later),
-                        _ => Ok(Release::Hold { duration: ASIDE }),
-                    }
-                });
-                let release = match release {
-                    Some(Ok(release)) => release,
-                    Some(Err(later)) => return self.set_timer(id, Some(later)),
-                    None => return,
-                };
-                tracing::error!(webhook = %id, %error, "what waits in a lane cannot be read");
-                self.remember(id);
-                self.tell(id, self.moment());
-                if let Some(held) = self.lanes.get(&id) {
-                    self.settling.release(lease, release, held.lane.done_to(std::iter::empty()));
-                    self.forget(id);
-                }
-            }
+            Err(error @ QueueError::Damaged(_)) => self.unreadable(lease, &error, now),
             Err(error) => {
                 self.store_failed(&error);
                 self.with(id, |held| held.lane.reading_failed());

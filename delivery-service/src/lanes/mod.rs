@@ -34,6 +34,7 @@ mod room;
 mod settling;
 pub mod status;
 mod turns;
+mod unreadable;
 mod window;
 #[cfg(test)]
 mod window_tests;

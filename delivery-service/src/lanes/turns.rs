@@ -190,7 +190,7 @@ impl Engine {
     }
 
     /// Gives a lane back once nothing of it is under way.
-    fn give_back(&mut self, id: WebhookId, release: Option<Release>) {
+    pub(super) fn give_back(&mut self, id: WebhookId, release: Option<Release>) {
         if self.lanes.get(&id).is_none_or(|held| !held.quiet()) {
             return;
         }
