@@ -24,7 +24,7 @@ const HANGS: Duration = Duration::from_secs(15);
 const BACKLOG: usize = 1_000;
 /// Runs of each kind in a round, and rounds at most: the median is that of all runs so far.
 const RUNS: usize = 5;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 6;
 
 /// One run's load: events a second over all, those of them to the one that hangs, and seconds.
 type Size = (usize, usize, usize);
