@@ -221,7 +221,10 @@ impl Engine {
         }
         match result {
             Ok(Ok(read)) => {
-                self.with(id, |held| held.lane.read(read, now));
+                self.with(id, |held| {
+                    held.unreadable = false;
+                    held.lane.read(read, now);
+                });
                 self.make_ready(id);
             }
             Ok(Err(LeaseLost)) => self.lost(id),

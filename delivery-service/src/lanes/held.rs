@@ -47,6 +47,8 @@ pub struct Held {
     /// Something that waits here was withdrawn in the store: nothing starts, and the lane is given back
     /// to be read anew.
     pub stale: bool,
+    /// What was to be read of it was damaged, and nothing else has been read since.
+    pub unreadable: bool,
     /// Whether its status may stand among those of lanes in trouble.
     pub told: bool,
 }
@@ -104,6 +106,7 @@ impl Held {
             unsure: false,
             gone: false,
             stale: false,
+            unreadable: false,
             told: true,
         }
     }

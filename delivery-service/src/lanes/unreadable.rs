@@ -31,13 +31,15 @@ impl Engine {
 }
 
 /// How such a lane is given back, or when it is looked at again. `settles`: outcomes are being stored.
-fn next(held: &Held, settles: bool, now: Instant) -> Result<Release, Instant> {
+fn next(held: &mut Held, settles: bool, now: Instant) -> Result<Release, Instant> {
     let due = held.lane.next_scheduled().filter(|at| *at > now && *at < now + ASIDE);
     let again = due.map_or(now + AGAIN, |at| at.min(now + AGAIN));
     match held.release(true, now) {
         _ if settles || !held.quiet() => Err(again),
         Release::Hold { duration } if duration > 4 * AGAIN => Ok(Release::Hold { duration }),
         _ if held.lane.waits() || due.is_some() => Err(again),
+        // Once more: what is known before the damage and has no body yet is read first then.
+        _ if !std::mem::replace(&mut held.unreadable, true) => Err(again),
         _ => Ok(Release::Hold { duration: ASIDE }),
     }
 }
