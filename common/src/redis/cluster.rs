@@ -1,54 +1,241 @@
-//! How a cluster is asked. The crate's own client sends a command again when its answer is lost, also one that
-//! was written and may have been done, and its caller hears of the second answer alone. So it is told to send each
-//! once; what goes again is what a node has refused, and nothing was done of that.
+//! A cluster: a connection to each of its masters, and which slots are whose. Each server is connected to by itself,
+//! so one that is away or silent keeps nobody waiting who is served by others. What a server has refused goes again,
+//! for nothing was done of it; what was written and not answered may have been done, and does not.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
-use tokio::time::sleep;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use parking_lot::RwLock;
+use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Address, Host, Master, Topology,
+    masters::{of_cluster, slot_of},
+    server::{Server, is_broken, server_error},
+};
 
 /// Before what was refused goes again, growing to the last: in all as long as a node takes to be known, or more.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(320);
+/// For finding out whose the slots are.
+const LOOK: Duration = Duration::from_secs(3);
+/// How often that is found out when a node does not answer: another may have taken over.
+const AGAIN: Duration = Duration::from_secs(1);
 
-/// Asks until a node takes it, for 0.6 s. Of several commands all are on keys of one slot, and refused together.
-/// A slot that is being moved is refused by the node that it is moved to as well: its keys may be at either.
-pub(super) async fn until_taken<T, F>(mut ask: impl FnMut() -> F) -> RedisResult<T>
-where
-    F: Future<Output = RedisResult<T>>,
-{
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match ask().await {
-            Err(error) if is_refused(&error) && pause <= LAST_PAUSE => {
-                sleep(pause).await;
-                pause *= 2;
+pub(super) struct Cluster {
+    pub address: Address,
+    ca: Option<Vec<u8>>,
+    /// The nodes that the address names.
+    seeds: Vec<Arc<Server>>,
+    map: RwLock<Option<Arc<Map>>>,
+    /// Why the last look failed, and when.
+    looking: Mutex<Option<(Instant, RedisError)>>,
+}
+
+/// Whose the slots were at a time.
+struct Map {
+    nodes: Vec<(Master, Arc<Server>)>,
+    since: Instant,
+}
+
+impl Map {
+    fn server_of(&self, slot: u16) -> Option<Arc<Server>> {
+        self.nodes.iter().find(|(master, _)| master.has(slot)).map(|(_, server)| server.clone())
+    }
+}
+
+impl Cluster {
+    pub fn new(address: Address, ca: Option<&[u8]>) -> RedisResult<Self> {
+        let node = |host: &Host| Server::new(address_of(&address, host), ca).map(Arc::new);
+        let seeds = address.hosts.iter().map(node).collect::<RedisResult<_>>()?;
+        let looking = Mutex::new(None);
+        Ok(Self { seeds, address, ca: ca.map(<[u8]>::to_vec), map: RwLock::new(None), looking })
+    }
+
+    /// A command goes to who has its key, one without a key to any.
+    pub async fn command(self: &Arc<Self>, cmd: &Cmd) -> RedisResult<Value> {
+        let Some(slot) = slot_of_command(cmd) else { return self.ask_any(cmd).await };
+        self.until_taken(slot, |server| async move { server.command(cmd).await?.extract_error() }).await
+    }
+
+    /// Commands on keys of one slot.
+    pub async fn commands(
+        self: &Arc<Self>,
+        pipeline: &Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        let slot = pipeline.cmd_iter().find_map(slot_of_command).unwrap_or_default();
+        self.until_taken(slot, |server| async move {
+            let answers = server.commands(pipeline, offset, count).await?;
+            let refused = |answer: &Value| server_error(answer).is_some_and(|error| is_refused(&error));
+            match answers.first().and_then(server_error) {
+                Some(error) if answers.iter().all(refused) => Err(error),
+                _ => Ok(answers),
             }
+        })
+        .await
+    }
+
+    /// Whoever answers first.
+    pub async fn ask_any(&self, cmd: &Cmd) -> RedisResult<Value> {
+        let map = self.map().await?;
+        let ask = |server: Arc<Server>| async move { server.command(cmd).await?.extract_error() };
+        first(map.nodes.iter().map(|(_, server)| ask(server.clone())).collect()).await
+    }
+
+    /// All masters, those that are away included, as the cluster says now.
+    pub async fn masters(&self) -> RedisResult<Vec<Master>> {
+        Ok(self.look().await?.nodes.iter().map(|(master, _)| master.clone()).collect())
+    }
+
+    pub async fn server(&self, host: &Host) -> RedisResult<Arc<Server>> {
+        let map = self.map().await?;
+        let mut named = map.nodes.iter().filter(|(master, _)| master.host.as_ref() == Some(host));
+        named.next().map(|(_, server)| server.clone()).ok_or_else(nobody)
+    }
+
+    /// Asks until a node takes it, for 0.6 s. A slot that is being moved is refused by the node that it is moved to as
+    /// well: its keys may be at either.
+    async fn until_taken<T, F>(self: &Arc<Self>, slot: u16, ask: impl Fn(Arc<Server>) -> F) -> RedisResult<T>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let map = self.map().await?;
+            let answer = match map.server_of(slot) {
+                Some(server) => ask(server).await,
+                None => Err(nobody()),
+            };
+            match answer {
+                Err(error) if is_refused(&error) && pause <= LAST_PAUSE => {
+                    sleep(pause).await;
+                    pause *= 2;
+                    self.look().await?;
+                }
+                Err(error) => {
+                    if is_broken(&error) && map.since.elapsed() >= AGAIN {
+                        self.clone().look_meanwhile();
+                    }
+                    return Err(error);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn map(&self) -> RedisResult<Arc<Map>> {
+        let map = self.map.read().clone();
+        match map {
+            Some(map) => Ok(map),
+            None => self.look().await,
+        }
+    }
+
+    fn look_meanwhile(self: Arc<Self>) {
+        if self.looking.try_lock().is_ok_and(|last| last.as_ref().is_none_or(|(at, _)| at.elapsed() >= AGAIN))
+        {
+            tokio::spawn(async move { self.look().await.map(drop) });
+        }
+    }
+
+    /// Finds out whose the slots are. One look answers for all who waited for it.
+    async fn look(&self) -> RedisResult<Arc<Map>> {
+        let asked = Instant::now();
+        let mut last = self.looking.lock().await;
+        let before = self.map.read().clone();
+        match (&before, &*last) {
+            (Some(map), _) if map.since >= asked => return Ok(map.clone()),
+            (_, Some((at, error))) if *at >= asked => return Err(error.clone()),
+            _ => {}
+        }
+        let known = self.known(before.as_deref());
+        let ask = |server: Arc<Server>| async move { of_cluster(&server).await };
+        let asking = first(known.iter().cloned().map(ask).collect());
+        let since = Instant::now();
+        let found = timeout(LOOK, asking).await.unwrap_or_else(|_| Err(nobody()));
+        match found.and_then(|masters| self.connected(masters, &known)) {
+            Ok(nodes) => {
+                let map = Arc::new(Map { nodes, since });
+                *self.map.write() = Some(map.clone());
+                *last = None;
+                Ok(map)
+            }
+            Err(error) => {
+                *last = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Those that were found, and those that the address names.
+    fn known(&self, map: Option<&Map>) -> Vec<Arc<Server>> {
+        let found = map.into_iter().flat_map(|map| &map.nodes).map(|(_, server)| server.clone());
+        let mut known: Vec<_> = found.collect();
+        for seed in &self.seeds {
+            if known.iter().all(|server| server.address != seed.address) {
+                known.push(seed.clone());
+            }
+        }
+        known
+    }
+
+    /// Each with the connection that there is, or a new one.
+    fn connected(
+        &self,
+        masters: Vec<Master>,
+        known: &[Arc<Server>],
+    ) -> RedisResult<Vec<(Master, Arc<Server>)>> {
+        let connected = masters.into_iter().filter_map(|master| {
+            let address = address_of(&self.address, master.host.as_ref()?);
+            let server = match known.iter().find(|server| server.address == address) {
+                Some(server) => Ok(server.clone()),
+                None => Server::new(address, self.ca.as_deref()).map(Arc::new),
+            };
+            Some(server.map(|server| (master, server)))
+        });
+        connected.collect()
+    }
+}
+
+/// The answer of the first that gives one, or the last error.
+async fn first<T>(mut asked: FuturesUnordered<impl Future<Output = RedisResult<T>>>) -> RedisResult<T> {
+    let mut last = nobody();
+    while let Some(answer) = asked.next().await {
+        match answer {
+            Err(error) => last = error,
             answer => return answer,
         }
     }
+    Err(last)
 }
 
-/// What is to be done about the connection to a cluster after an error: one node's is no reason to keep callers from
-/// the others.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Remedy {
-    Keep,
-    /// Another one is made, and takes its place once it is there.
-    Renew,
-    Discard,
+/// One of its nodes.
+fn address_of(cluster: &Address, host: &Host) -> Address {
+    Address { topology: Topology::Single, hosts: vec![host.clone()], ..cluster.clone() }
 }
 
-/// Of an error that a new connection may not have.
-pub(super) fn remedy(error: &RedisError) -> Remedy {
-    match error.kind() {
-        // It serves nobody.
-        ErrorKind::ClusterConnectionNotFound => Remedy::Discard,
-        // The crate connects to that node again by itself …
-        _ if error.is_connection_dropped() => Remedy::Keep,
-        // … but waits for ever for one that is silent, and does not ask who has taken over from it.
-        _ => Remedy::Renew,
-    }
+/// The slot of a command's first key, for the commands that are used here.
+fn slot_of_command(cmd: &Cmd) -> Option<u16> {
+    let mut args = cmd.args_iter().map(|arg| if let Arg::Simple(arg) = arg { arg } else { b"" });
+    let at = match args.next()? {
+        b"EVAL" | b"EVALSHA" => 2,
+        b"MULTI" | b"EXEC" | b"PING" | b"INFO" | b"CONFIG" | b"CLUSTER" | b"SCRIPT" => return None,
+        _ => 0,
+    };
+    args.nth(at).map(slot_of)
+}
+
+fn nobody() -> RedisError {
+    (ErrorKind::ClusterConnectionNotFound, "no node has answered").into()
 }
 
 /// Whether a node says that it is not the one, or not now; or there was none to send it to.
@@ -63,44 +250,29 @@ fn is_refused(error: &RedisError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use redis::cmd;
 
     use super::*;
 
-    /// How often it is asked when the first answers are these and then comes one.
-    async fn asked(errors: Vec<RedisError>) -> (usize, RedisResult<()>) {
-        let (mut errors, mut times) = (errors.into_iter(), 0);
-        let answer = until_taken(|| {
-            times += 1;
-            std::future::ready(errors.next().map_or(Ok(()), Err))
-        });
-        let answer = answer.await;
-        (times, answer)
-    }
-
-    #[tokio::test]
-    async fn what_was_refused_goes_again_for_a_while_and_what_may_have_been_done_does_not() {
-        let refused = || RedisError::from((ServerErrorKind::Moved.into(), "moved"));
-        let (times, answer) = asked(vec![refused(), refused()]).await;
-        assert!(times == 3 && answer.is_ok(), "{times} {answer:?}");
-        let unsent = RedisError::from((ErrorKind::ClusterConnectionNotFound, "no node is connected"));
-        let (times, answer) = asked(vec![unsent]).await;
-        assert!(times == 2 && answer.is_ok(), "{times} {answer:?}");
-        let (times, answer) = asked((0..100).map(|_| refused()).collect()).await;
-        assert!(times == 6 && answer.is_err(), "{times} {answer:?}");
-        let broken = io::Error::from(io::ErrorKind::BrokenPipe).into();
-        let (times, answer) = asked(vec![broken]).await;
-        assert!(times == 1 && answer.is_err(), "{times} {answer:?}");
+    #[test]
+    fn a_command_goes_to_who_has_its_first_key() {
+        let at = slot_of(b"{a}b");
+        for words in ["EVALSHA 0123 2 {a}b {a}c x", "EVAL code 1 {a}b {z}", "SET {a}b {z} NX GET", "GET {a}b"]
+        {
+            let mut words = words.split(' ');
+            let mut command = cmd(words.next().unwrap());
+            command.arg(words.collect::<Vec<_>>());
+            assert_eq!(slot_of_command(&command), Some(at));
+        }
+        assert_eq!(slot_of_command(cmd("INFO").arg("server")), None);
+        assert_eq!(slot_of_command(&cmd("PING")), None);
     }
 
     #[test]
-    fn one_node_that_is_away_costs_nobody_the_connection_to_the_others() {
-        let io = |kind: io::ErrorKind| remedy(&io::Error::from(kind).into());
-        for dropped in [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe] {
-            assert_eq!(io(dropped), Remedy::Keep);
-        }
-        assert_eq!(io(io::ErrorKind::TimedOut), Remedy::Renew);
-        let nobody = RedisError::from((ErrorKind::ClusterConnectionNotFound, "no node is connected"));
-        assert_eq!(remedy(&nobody), Remedy::Discard);
+    fn what_was_refused_goes_again_and_what_may_have_been_done_does_not() {
+        let refused = RedisError::from((ServerErrorKind::Moved.into(), "moved"));
+        assert!(is_refused(&refused) && is_refused(&nobody()));
+        let broken = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        assert!(!is_refused(&broken));
     }
 }

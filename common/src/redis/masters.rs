@@ -1,16 +1,12 @@
 //! The servers behind a connection, one by one: the only one, or each master of a cluster with its slots.
 //! For what is asked of a server and not of a key, and for connections of one's own to one of them.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::Arc};
 
-use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, ProtocolVersion, PushInfo, RedisResult, Value,
-    aio::MultiplexedConnection,
-    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
-};
+use redis::{Cmd, ErrorKind, PushInfo, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Address, AnyClient, CONNECT, Connection, Host, RESPONSE, Socket, Topology, client};
+use super::{Connection, Host, Way, server::Server};
 
 /// A server that takes writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,26 +35,15 @@ impl Master {
 impl Connection {
     /// All servers that take writes now, those that are away included.
     pub async fn masters(&self) -> RedisResult<Vec<Master>> {
-        if !self.is_cluster {
-            return Ok(vec![Master::only()]);
+        match &self.way {
+            Way::One(_) => Ok(vec![Master::only()]),
+            Way::Cluster(cluster) => cluster.masters().await,
         }
-        let mut slots = redis::cmd("CLUSTER");
-        slots.arg("SLOTS");
-        let first = self.shared.address.hosts.first().map_or("", |host| host.name.as_str());
-        read_slots(self.ask_any(slots).await?, first)
     }
 
     /// A command to one server, over the connection that all share.
     pub async fn ask(&self, master: &Master, cmd: Cmd) -> RedisResult<Value> {
-        let mut live = self.live().await?;
-        let result = match (&mut live.socket, &master.host) {
-            (Socket::Cluster(socket), Some(Host { name, port })) => {
-                let node = SingleNodeRoutingInfo::ByAddress { host: name.clone(), port: *port };
-                socket.route_command(cmd, RoutingInfo::SingleNode(node)).await
-            }
-            (socket, _) => socket.ask_any(cmd).await,
-        };
-        result?.extract_error()
+        self.server(master).await?.command(&cmd).await?.extract_error()
     }
 
     /// A connection of one's own to a server, which nobody else writes to. What the server says unasked
@@ -68,37 +53,40 @@ impl Connection {
         master: &Master,
         pushes: Option<UnboundedSender<PushInfo>>,
     ) -> RedisResult<MultiplexedConnection> {
-        let protocol = if pushes.is_some() { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
-        let address = match &master.host {
-            Some(host) => Address {
-                topology: Topology::Single,
-                hosts: vec![host.clone()],
-                ..self.shared.address.clone()
-            },
-            None => self.shared.address.clone(),
-        };
-        let mut limits = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(RESPONSE));
-        if let Some(pushes) = pushes {
-            limits = limits.set_push_sender(pushes);
-        }
-        match client(&address, self.shared.ca.as_deref(), protocol)? {
-            AnyClient::One(client) => client.get_multiplexed_async_connection_with_config(&limits).await,
-            AnyClient::Sentinel(mut client) => client.get_async_connection_with_config(&limits).await,
-            AnyClient::Cluster(_) => {
-                Err((ErrorKind::Client, "a cluster's node is dialled by its host").into())
-            }
+        self.server(master).await?.dial(pushes).await
+    }
+
+    async fn server(&self, master: &Master) -> RedisResult<Arc<Server>> {
+        match (&self.way, &master.host) {
+            (Way::One(server), _) => Ok(server.clone()),
+            (Way::Cluster(cluster), Some(host)) => cluster.server(host).await,
+            (Way::Cluster(_), None) => Err((ErrorKind::Client, "a cluster has no only server").into()),
         }
     }
 }
 
+/// The masters that a cluster's node names.
+pub(super) async fn of_cluster(node: &Server) -> RedisResult<Vec<Master>> {
+    let mut slots = redis::cmd("CLUSTER");
+    slots.arg("SLOTS");
+    let asked = node.address.hosts.first().map_or("", |host| host.name.as_str());
+    read_slots(node.command(&slots).await?.extract_error()?, asked)
+}
+
 /// The slot of a key: of what stands between its first braces, if anything does.
 pub fn slot(key: &str) -> u16 {
-    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    slot_of(key.as_bytes())
+}
+
+pub(super) fn slot_of(key: &[u8]) -> u16 {
+    let behind = |brace, text: &[u8]| text.iter().position(|byte| *byte == brace);
+    let tag = behind(b'{', key).and_then(|at| {
+        let rest = &key[at + 1..];
+        Some(&rest[..behind(b'}', rest)?])
+    });
     let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
     // CRC-16/XMODEM.
-    let crc = hashed.bytes().fold(0_u16, |crc, byte| {
+    let crc = hashed.iter().fold(0_u16, |crc, &byte| {
         (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| match crc & 0x8000 {
             0 => crc << 1,
             _ => (crc << 1) ^ 0x1021,

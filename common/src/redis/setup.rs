@@ -23,7 +23,7 @@ pub async fn check_setup(connection: &Connection, wants_limit: bool) -> RedisRes
         version::read(&connection.ask(&master, version::question()).await?)?.check()?;
         let setup = ask(connection, &master).await?;
         for warning in faults(&setup, wants_limit) {
-            tracing::warn!(redis = %connection.shared.address, server = master.name(), "{warning}");
+            tracing::warn!(redis = %connection.address(), server = master.name(), "{warning}");
         }
     }
     Ok(())
