@@ -23,5 +23,6 @@ mod pairs;
 mod replicas;
 mod settings;
 mod signature;
+mod silent_node;
 mod store_away;
 mod tidy;

@@ -63,6 +63,12 @@ impl Redis {
         self.child.wait().unwrap();
     }
 
+    /// Sends a signal by its name, such as STOP or CONT.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
     /// Starts it again where it was, with what it had on disk.
     pub async fn restart(&mut self) {
         self.child = spawn(self.port, self.folder.path(), &self.arguments);
@@ -177,6 +183,13 @@ impl Cluster {
     pub fn url(&self) -> String {
         let hosts: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         format!("redis+cluster://{}", hosts.join(","))
+    }
+
+    /// From now on one that lacks a master goes on with what lies on the others.
+    pub async fn goes_on_in_part(&self) {
+        for node in &self.nodes {
+            node.ask::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
+        }
     }
 
     /// kill -9 of a master; answers when its replica has taken its place.

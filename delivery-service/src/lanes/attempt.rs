@@ -67,7 +67,7 @@ pub async fn run(
     started: Instant,
 ) -> Result<Delivered, Parcel> {
     context.late.note(started.elapsed());
-    let is_safe = || context.lease.still(term);
+    let is_safe = || context.lease.still(lane.webhook_id, term);
     if !is_safe() {
         return Err(parcel);
     }

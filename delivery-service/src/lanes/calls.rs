@@ -1,6 +1,9 @@
 //! Calls to the store and their answers: claims, which are the heartbeat too, pages, outcomes, wakes.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use super::{
     circuit::Moment,
@@ -13,7 +16,9 @@ use super::{
 };
 use crate::{
     delivery::Place,
-    queue::{Claimed, Fate, LaneGrant, Lanes as Which, Lease, LeaseLost, PageLimit, Queue, QueueError},
+    queue::{
+        Claimed, Fate, LaneGrant, Lanes as Which, Lease, LeaseLost, PageLimit, Queue, QueueError, Settle,
+    },
 };
 use common::ids::WebhookId;
 
@@ -53,12 +58,12 @@ pub(super) enum Reply {
 impl Engine {
     pub(super) fn settle(&mut self, now: Instant) {
         let lanes = &self.lanes;
-        let batch = self.settling.next(now, |settle| {
+        let mut done_to = |settle: &Settle| {
             let held = lanes.get(&settle.lane.webhook_id).filter(|held| held.lane.lease == settle.lane)?;
             let settled = settle.deliveries.iter().filter(|d| d.fate != Fate::Batch);
             Some(held.lane.done_to(settled.map(|d| d.place)))
-        });
-        if let Some(batch) = batch {
+        };
+        while let Some(batch) = self.settling.next(now, &mut done_to) {
             let queue = self.parts.queue.clone();
             self.calls.spawn(async move {
                 let result = queue.settle(batch.clone()).await;
@@ -73,8 +78,8 @@ impl Engine {
         }
         self.claiming = true;
         let short = self.is_short_of_memory();
-        // What has run out is renewed before anything is leased on top of it.
-        let safe = self.context.lease.safe() || self.context.lease.term() == 0;
+        // What has run out is renewed before anything is leased on top of it; a store does so for what was away.
+        let safe = self.is_safe();
         let synced = self.parts.routes.synced()
             && !self.draining
             && safe
@@ -98,7 +103,7 @@ impl Engine {
 
     pub(super) fn wake(&mut self) {
         if !self.waking
-            && !self.store_away
+            && !self.wake_failed
             && let Some(which) = self.next_wake()
         {
             self.waking = true;
@@ -115,7 +120,12 @@ impl Engine {
         if std::mem::take(&mut self.wakes_parked) {
             return Some(Which::Parked);
         }
-        let these: Vec<_> = std::iter::from_fn(|| self.wakes.pop_first()).take(WAKES).collect();
+        let (away, shards) = (&self.away, self.parts.queue.shards());
+        let there = self.wakes.iter().filter(|id| !away.contains(&id.shard(shards)));
+        let these: Vec<_> = there.take(WAKES).copied().collect();
+        for id in &these {
+            self.wakes.remove(id);
+        }
         (!these.is_empty()).then_some(Which::These(these))
     }
 
@@ -134,8 +144,9 @@ impl Engine {
                 self.waking = false;
                 match result {
                     Ok(()) => self.next_claim = now,
-                    // Again, once the store answers.
+                    // Again, once a claim is answered.
                     Err(error) => {
+                        self.wake_failed = true;
                         self.store_failed(&error);
                         match which {
                             Which::These(these) => self.wakes.extend(these),
@@ -149,20 +160,14 @@ impl Engine {
 
     fn claimed(&mut self, from: Instant, asked: usize, claimed: Claimed, now: Instant) {
         self.claiming = false;
-        if self.store_away {
+        self.wake_failed = false;
+        if self.store_away && claimed.away.is_empty() {
             self.store_away = false;
             tracing::info!("the store answers again");
         }
-        let term = self.context.lease.term();
-        self.context.lease.renew(from, claimed.lease);
-        let (safe, renewed) = (self.context.lease.safe(), self.context.lease.term() != term);
-        if self.lapsed && safe {
-            self.lapsed = false;
-            for held in self.lanes.values_mut() {
-                held.unsure = true;
-                self.settling.ask(held.lane.lease);
-            }
-        }
+        self.away = claimed.away;
+        let renewed = self.renew(from, claimed.lease);
+        let safe = self.is_safe();
         let beat = HEARTBEAT.min(claimed.lease / 4);
         let pause = match asked {
             // The store, or a part of it, does not say that they are good.
@@ -194,6 +199,48 @@ impl Engine {
             self.with(id, |held| held.lane.has_news());
             self.make_ready(id);
         }
+    }
+
+    /// The leases of the shards that a claim has reached are good for so long from then. Whether any had run out:
+    /// others may have had those lanes since.
+    fn renew(&mut self, from: Instant, lease: Duration) -> bool {
+        let shards = self.parts.queue.shards();
+        let mut renewed = false;
+        for shard in (0..shards).filter(|shard| !self.away.contains(shard)) {
+            renewed |= self.context.lease.renew(shard, from, lease);
+        }
+        let over: BTreeSet<_> = self.context.lease.lapsed().collect();
+        let back: Vec<_> = self.lapsed.extract_if(.., |shard| !over.contains(shard)).collect();
+        for held in self.lanes.values_mut().filter(|_| !back.is_empty()) {
+            let lease = held.lane.lease;
+            if back.contains(&lease.webhook_id.shard(shards)) {
+                held.unsure = true;
+                self.settling.of(lease).ask(lease);
+            }
+        }
+        renewed
+    }
+
+    /// Whether the leases are safe in all shards that are not away.
+    fn is_safe(&self) -> bool {
+        self.context.lease.lapsed().all(|shard| self.away.contains(&shard))
+    }
+
+    /// Says of leases that have run out, once.
+    pub(super) fn note_lapses(&mut self) {
+        let shards = self.parts.queue.shards();
+        let new: Vec<_> = self.context.lease.lapsed().filter(|shard| !self.lapsed.contains(shard)).collect();
+        if new.is_empty() {
+            return;
+        }
+        let lanes = self.lanes.keys().filter(|id| new.contains(&id.shard(shards))).count();
+        if lanes > 0 {
+            tracing::warn!(
+                lanes,
+                "leases are not safe: nothing of these lanes is sent until they are renewed"
+            );
+        }
+        self.lapsed.extend(new);
     }
 
     /// What waits in a lane may have been withdrawn: the lane is given back, to be read anew.
@@ -239,7 +286,7 @@ impl Engine {
 
     fn settled(&mut self, settlement: Settlement, now: Instant) {
         match &settlement.1 {
-            Err(error) => self.store_failed(&error.clone()),
+            Err(error) => self.store_failed(error),
             Ok(_) => self.feed(usize::MAX),
         }
         let all = self.settling.answered(settlement, now);

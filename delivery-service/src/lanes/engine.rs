@@ -23,7 +23,7 @@ use super::{
     held::Held,
     lease::LeaseClock,
     room::{Lateness, Room},
-    settling::Settling,
+    settling_by_shard::SettlingByShard,
     status::Statuses,
     turns::LINGER,
 };
@@ -57,7 +57,7 @@ pub(super) struct Engine {
     /// How many of them may look again.
     pub hungry: usize,
     pub timers: BTreeSet<(Instant, WebhookId)>,
-    pub settling: Settling,
+    pub settling: SettlingByShard,
     pub calls: JoinSet<Reply>,
     pub ended: mpsc::UnboundedSender<Ended>,
     ends: mpsc::UnboundedReceiver<Ended>,
@@ -78,14 +78,18 @@ pub(super) struct Engine {
     pub claim_again: bool,
     /// Something was stored in a lane that was being given back: it will be due once that is done.
     pub left_behind: bool,
-    /// No claim was answered in time: the leases are not safe.
-    pub lapsed: bool,
-    /// The last call to the store failed.
+    /// Shards of which no claim was answered in time: their leases are not safe.
+    pub lapsed: BTreeSet<u16>,
+    /// Shards that the last claim did not reach.
+    pub away: Vec<u16>,
+    /// A call to the store failed, and no claim has reached all of it since.
     pub store_away: bool,
     /// Lanes that are to be woken in the store, and whether all are that are parked.
     pub wakes: BTreeSet<WebhookId>,
     pub wakes_parked: bool,
     pub waking: bool,
+    /// That has failed since the last claim.
+    pub wake_failed: bool,
     /// Lanes from which something was withdrawn, and when this process heard of it.
     pub withdrawn: HashMap<WebhookId, Instant>,
     pub draining: bool,
@@ -97,9 +101,10 @@ pub(super) struct Engine {
 impl Engine {
     fn new(parts: Parts, statuses: Statuses, behind: watch::Sender<bool>) -> Self {
         let (ended, ends) = mpsc::unbounded_channel();
+        let shards = parts.queue.shards();
         let context = Context {
             sender: parts.sender.clone(),
-            lease: LeaseClock::new(parts.clock.clone()),
+            lease: LeaseClock::new(parts.clock.clone(), shards),
             clock: parts.clock.clone(),
             late: Lateness::default(),
         };
@@ -114,7 +119,7 @@ impl Engine {
             starved: VecDeque::new(),
             hungry: 0,
             timers: BTreeSet::new(),
-            settling: Settling::default(),
+            settling: SettlingByShard::new(shards),
             calls: JoinSet::new(),
             ended,
             ends,
@@ -126,11 +131,13 @@ impl Engine {
             early: HashSet::new(),
             claim_again: false,
             left_behind: false,
-            lapsed: false,
+            lapsed: BTreeSet::new(),
+            away: Vec::new(),
             store_away: false,
             wakes: BTreeSet::new(),
             wakes_parked: false,
             waking: false,
+            wake_failed: false,
             withdrawn: HashMap::new(),
             draining: false,
             statuses,
@@ -236,7 +243,7 @@ impl Engine {
         if known.is_some_and(|fence| fence > one.fence) {
             return;
         }
-        if self.settling.releases(webhook_id, one.fence) {
+        if self.settling.of(lease).releases(webhook_id, one.fence) {
             // Whoever claims the lane next finds it in the store.
             self.left_behind = true;
             return;
@@ -347,13 +354,7 @@ impl Engine {
     /// Everything that can be done now.
     fn proceed(&mut self) {
         let now = self.context.lease.now();
-        if !self.context.lease.safe() && !self.lapsed && !self.lanes.is_empty() {
-            self.lapsed = true;
-            tracing::warn!(
-                lanes = self.lanes.len(),
-                "the leases have run out: nothing is sent until they are renewed"
-            );
-        }
+        self.note_lapses();
         while let Some((at, id)) = self.timers.first().copied()
             && at <= now
         {
@@ -385,7 +386,7 @@ impl Engine {
     fn wakes_at(&self) -> Instant {
         let claim = if self.claiming { None } else { Some(self.next_claim) };
         let timer = self.timers.first().map(|(at, _)| *at);
-        let ready = (!self.ready.is_empty() && !self.lapsed).then(|| self.context.lease.now());
+        let ready = (!self.ready.is_empty()).then(|| self.context.lease.now());
         let room = self.room.looks_at().filter(|_| !self.starved.is_empty());
         let far = self.context.lease.now() + HEARTBEAT;
         [claim, timer, room, self.settling.wakes_at(), ready].into_iter().flatten().fold(far, Instant::min)

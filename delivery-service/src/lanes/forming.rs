@@ -24,7 +24,7 @@ impl Engine {
     pub(super) fn form(&mut self, id: WebhookId, route: &Arc<Route>, now: Instant) {
         let (at, shard) = (self.moment(), id.shard(self.parts.queue.shards()));
         let room = self.entries < ENTRIES;
-        while self.settling.waiting() < UNSTORED && self.context.lease.safe() {
+        while self.settling.waiting() < UNSTORED && self.context.lease.safe(id) {
             let Some(held) = self.lanes.get(&id).filter(|held| !held.unsure) else { return };
             let (lease, pass) = (held.lane.lease, held.gate.pass(&route.policy, now));
             let free = held.gate.limit(&route.policy).saturating_sub(held.gate.under_way()) as usize;
@@ -41,7 +41,7 @@ impl Engine {
             for (delivery, place) in members {
                 let mut head = Head::new(delivery, id);
                 head.join(batch, last);
-                self.settling.outcome(lease, Settled { head, place, fate: Fate::Batch });
+                self.settling.of(lease).outcome(lease, Settled { head, place, fate: Fate::Batch });
             }
         }
     }

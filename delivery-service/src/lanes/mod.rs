@@ -32,6 +32,7 @@ mod outcomes;
 mod parcel;
 mod room;
 mod settling;
+mod settling_by_shard;
 pub mod status;
 mod turns;
 mod unreadable;

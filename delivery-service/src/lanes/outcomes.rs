@@ -47,12 +47,15 @@ impl Engine {
         let outcome = |delivery: Waiting| Settled { place: delivery.place, head: delivery.head, fate };
         match parcel {
             Parcel::One(delivery) if fate == Fate::Succeeded && policy.order == Order::Unordered => {
-                self.settling.success(lease, outcome(*delivery));
+                self.settling.of(lease).success(lease, outcome(*delivery));
                 self.part(id, at.now);
             }
-            Parcel::One(delivery) => self.settling.outcome(lease, outcome(*delivery)),
+            Parcel::One(delivery) => self.settling.of(lease).outcome(lease, outcome(*delivery)),
             Parcel::Batch(batch) => {
-                batch.members.into_iter().for_each(|member| self.settling.outcome(lease, outcome(member)));
+                batch
+                    .members
+                    .into_iter()
+                    .for_each(|member| self.settling.of(lease).outcome(lease, outcome(member)));
             }
         }
     }

@@ -72,7 +72,7 @@ impl Engine {
     /// Starts up to a turn's worth. Whether the lane could go on at once.
     fn start(&mut self, id: WebhookId, route: &Arc<Route>, now: Instant) -> bool {
         for _ in 0..TURN {
-            let (safe, term) = (self.context.lease.safe(), self.context.lease.term());
+            let (safe, term) = (self.context.lease.safe(id), self.context.lease.term(id));
             let Some(held) = self.lanes.get(&id) else { return false };
             let (lease, pass) = (held.lane.lease, held.gate.pass(&route.policy, now));
             if held.unsure || !safe || pass == Pass::Nobody || !held.lane.waits() {
@@ -111,7 +111,9 @@ impl Engine {
         };
         for mut delivery in all {
             delivery.head.end(state, reason, clock);
-            self.settling.outcome(lease, Settled { place: delivery.place, head: delivery.head, fate });
+            self.settling
+                .of(lease)
+                .outcome(lease, Settled { place: delivery.place, head: delivery.head, fate });
         }
         self.with(id, |held| {
             // What its receiver was like is of no use any more.
@@ -199,7 +201,8 @@ impl Engine {
         let Some(held) = self.lanes.get(&id) else { return };
         let (known, unread) = held.lane.known_to();
         let release = release.unwrap_or(Release::Free { known, unread });
-        self.settling.release(held.lane.lease, release, held.lane.done_to(std::iter::empty()));
+        let (lease, done_to) = (held.lane.lease, held.lane.done_to(std::iter::empty()));
+        self.settling.of(lease).release(lease, release, done_to);
         self.forget(id);
     }
 
@@ -211,7 +214,8 @@ impl Engine {
         self.remember(id);
         let Some(held) = self.lanes.get(&id) else { return };
         let (known, unread) = held.lane.known_to();
-        self.settling.part(held.lane.lease, Release::Free { known, unread }, known);
+        let lease = held.lane.lease;
+        self.settling.of(lease).part(lease, Release::Free { known, unread }, known);
         self.forget(id);
     }
 
@@ -225,7 +229,7 @@ impl Engine {
         let memo = held.next_memo(&self.parts.routes, at);
         if held.memo != memo {
             held.memo = memo.clone();
-            self.settling.memo(held.lane.lease, memo);
+            self.settling.of(held.lane.lease).memo(held.lane.lease, memo);
         }
     }
 

@@ -14,7 +14,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 impl Engine {
     /// What was to be read of a lane that is held is damaged.
     pub(super) fn unreadable(&mut self, lease: Lease, error: &QueueError, now: Instant) {
-        let (id, settles) = (lease.webhook_id, !self.settling.done());
+        let (id, settles) = (lease.webhook_id, !self.settling.of(lease).done());
         let next = self.with(id, |held| {
             held.lane.reading_failed();
             next(held, settles, now)

@@ -323,7 +323,7 @@ impl Writer {
             lease: LEASE,
             next_due: self.lanes.next_due().map(|due| now.until(Time(due))),
             news: self.lanes.take_news(),
-            withdrawn: Vec::new(),
+            ..Claimed::default()
         };
         Ok(Granted::new(claimed, &self.returned))
     }

@@ -211,17 +211,18 @@ pub struct PageLimit {
     pub early: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Claimed {
     pub lanes: Vec<LaneGrant>,
     /// How long, from before this call, the holder's leases are safe: those of `lanes` and all it had.
     pub lease: Duration,
+    /// But those of these shards, which did not answer, no longer than before. What answers again grants nothing yet.
+    pub away: Vec<u16>,
     /// When another free lane is due; `None`: none is waiting.
     pub next_due: Option<Duration>,
     /// Lanes of this holder in which others enqueued, retried or woke something since the last call.
     pub news: Vec<WebhookId>,
-    /// Lanes of this holder from which others withdrew what waits: what it has of them is to be read
-    /// anew.
+    /// Lanes of this holder from which others withdrew what waits: they are to be read anew.
     pub withdrawn: Vec<WebhookId>,
 }
 

@@ -48,7 +48,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Bulk, Cancel, Cancelled, Claimed, Found, Hear, Lanes, Lease, LeaseLost, Limits, Listed, New, Page,
     PageLimit, Place, Query, Queue, QueueError, Retried, Scan, Settle, Slice, Standing, Stored, Waiting,
-    redis_call::{Answer, TIMEOUT, Verbs, command, damaged, number},
+    redis_call::{Answer, TIMEOUT, Verb, Verbs, command, damaged, number},
     redis_durable::{Durability, Durable},
     redis_hints::listen,
     redis_leases::Leases,
@@ -78,8 +78,9 @@ pub struct RedisQueue {
     pub(super) looked: Mutex<(Instant, i64)>,
     /// From where on each shard's lanes are looked at next for old history, as Redis' cursor says.
     pub(super) turns: Mutex<Vec<String>>,
-    /// When each shard was last told that this process lives.
-    pub(super) beats: Mutex<Vec<Option<Instant>>>,
+    /// Of several shards those that no claim reaches, and when one tries again: they are asked nothing else, so that
+    /// nobody waits for them who could be served by others.
+    pub(super) away: Mutex<Vec<Option<Instant>>>,
     pub(super) offset_ms: Arc<AtomicI64>,
     pub(super) memory: Memory,
     /// The way of deliveries into Redis, where its memory is not enough.
@@ -138,7 +139,7 @@ impl RedisQueue {
             listening: Mutex::default(),
             bases,
             turns: Mutex::new(vec!["0".to_owned(); shards.into()]),
-            beats: Mutex::new(vec![None; shards.into()]),
+            away: Mutex::new(vec![None; shards.into()]),
             looked: Mutex::new((Instant::now(), i64::MIN)),
             holder: format!("{:016x}", rand::random::<u64>()),
             prefix: prefix.to_owned(),
@@ -175,8 +176,16 @@ impl RedisQueue {
         fix_shards(&self.prefix, self.shards())
     }
 
-    /// Begins a script's call with what all of them take.
-    pub(super) fn call(&self, verb: &super::redis_call::Verb, shard: u16) -> Result<Cmd, QueueError> {
+    /// Begins a script's call with what all of them take, unless its shard is away.
+    pub(super) fn call(&self, verb: &Verb, shard: u16) -> Result<Cmd, QueueError> {
+        if matches!(self.away.lock().get(usize::from(shard)), Some(Some(_))) {
+            return Err(QueueError::Unavailable("this part of Redis does not answer".into()));
+        }
+        self.begin(verb, shard)
+    }
+
+    /// The same in any case.
+    pub(super) fn begin(&self, verb: &Verb, shard: u16) -> Result<Cmd, QueueError> {
         let mut call = verb.on(self.base(shard)?);
         call.arg(&self.holder).arg(self.offset_ms.load(Ordering::Relaxed));
         Ok(call)

@@ -22,6 +22,9 @@ const LEASE: Duration = Duration::from_millis(1_800);
 const LOOK: Duration = Duration::from_secs(1);
 /// A claim that takes longer is no use.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same of a shard that is away, and how long it is left alone before: others wait for the answer.
+const AWAY_TIMEOUT: Duration = Duration::from_millis(500);
+const LEFT_ALONE: Duration = Duration::from_secs(1);
 
 /// What a shard answered to a claim.
 struct Shard {
@@ -37,20 +40,22 @@ struct Shard {
 
 impl RedisQueue {
     pub(super) async fn claim_all(&self, lanes: usize, page: PageLimit) -> Result<Claimed, QueueError> {
-        let start = Instant::now();
         let look = self.looks();
         let page = PageLimit { deliveries: page.deliveries.clamp(1, 2000), ..page };
         let mut unsure = self.leases.call(0..self.shards());
         // With several shards, first which have due lanes: the lanes asked for are shared among those.
         let alone = self.shards() == 1;
-        let first = (0..self.shards()).map(|shard| async move {
-            (shard, self.claim_shard(shard, if alone { lanes } else { 0 }, page, look).await)
+        let (start, away) = (Instant::now(), self.away.lock().clone());
+        let asked = self.shards_to_ask(&away, start);
+        let first = asked.into_iter().map(|(shard, limit)| async move {
+            (shard, self.claim_shard(shard, if alone { lanes } else { 0 }, page, look, limit).await)
         });
         let mut answers = join_all(first).await;
         let mut lost = Vec::new();
         if !alone && lanes > 0 {
             let is_due = |(shard, answer): &(u16, Result<Shard, _>)| {
-                answer.as_ref().is_ok_and(|a| a.next_due == Some(Duration::ZERO)).then_some(*shard)
+                let due = answer.as_ref().is_ok_and(|a| a.next_due == Some(Duration::ZERO));
+                (due && away[usize::from(*shard)].is_none()).then_some(*shard)
             };
             let mut due: Vec<u16> = answers.iter().filter_map(is_due).collect();
             if !due.is_empty() {
@@ -60,13 +65,14 @@ impl RedisQueue {
             let (share, rest) = (lanes / due.len().max(1), lanes % due.len().max(1));
             let second = due.iter().enumerate().filter_map(|(i, &shard)| {
                 let lanes = share + usize::from(i < rest);
-                (lanes > 0)
-                    .then_some(async move { (shard, self.claim_shard(shard, lanes, page, false).await) })
+                (lanes > 0).then_some(async move {
+                    (shard, self.claim_shard(shard, lanes, page, false, CLAIM_TIMEOUT).await)
+                })
             });
             for (shard, answer) in join_all(second).await {
                 match answer {
                     Ok(answer) => {
-                        if let Some((_, Ok(so_far))) = answers.get_mut(usize::from(shard)) {
+                        if let Some((_, Ok(so_far))) = answers.iter_mut().find(|(of, _)| *of == shard) {
                             so_far.next_due = answer.next_due;
                             so_far.given = answer.given;
                             so_far.news.extend(answer.news);
@@ -81,8 +87,7 @@ impl RedisQueue {
                 }
             }
         }
-        let (news, withdrawn) = (Vec::new(), Vec::new());
-        let mut claimed = Claimed { lanes: Vec::new(), lease: LEASE, next_due: None, news, withdrawn };
+        let mut claimed = Claimed { lease: LEASE, ..Claimed::default() };
         let mut orphans = Vec::new();
         let lapse = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()?.lapse).min();
         claimed.next_due = self.look_after(lapse);
@@ -95,11 +100,13 @@ impl RedisQueue {
         }
         self.give_back(orphans).await;
         // From here on nothing is awaited: the caller learns of its leases for certain.
-        let (mut failure, mut reached) = (None, false);
+        claimed.away = (0..self.shards()).collect();
+        let mut failure = None;
         for (shard, answer) in answers {
+            self.note_away(shard, matches!(answer, Err(QueueError::Unavailable(_))));
             match answer {
                 Ok(answer) => {
-                    reached = true;
+                    claimed.away.retain(|away| *away != shard);
                     if !lost.contains(&shard) {
                         unsure.known(shard);
                     }
@@ -111,19 +118,30 @@ impl RedisQueue {
                     claimed.withdrawn.extend(answer.withdrawn);
                     claimed.lanes.extend(answer.given);
                 }
-                Err(error) => {
-                    if self.leases.any_in(shard, self.shards()) {
-                        let beat = self.beats.lock().get(usize::from(shard)).copied().flatten();
-                        let age = beat.map_or(LEASE, |beat| start.duration_since(beat));
-                        claimed.lease = claimed.lease.min(LEASE.saturating_sub(age));
-                    }
-                    failure = Some(error);
-                }
+                Err(error) => failure = Some(error),
             }
         }
         match failure {
-            Some(error) if !reached => Err(error),
-            _ => Ok(claimed),
+            _ if claimed.away.len() < usize::from(self.shards()) => Ok(claimed),
+            Some(error) => Err(error),
+            None => Err(QueueError::Unavailable("Redis has not answered for a while".into())),
+        }
+    }
+
+    /// Which shards a claim goes to, and how long each may take.
+    fn shards_to_ask(&self, away: &[Option<Instant>], now: Instant) -> Vec<(u16, Duration)> {
+        let limit = |again: &Option<Instant>| match again {
+            None => Some(CLAIM_TIMEOUT),
+            Some(again) => (now >= *again).then_some(AWAY_TIMEOUT),
+        };
+        (0..).zip(away).filter_map(|(shard, again)| Some((shard, limit(again)?))).collect()
+    }
+
+    /// Of several shards one that does not answer is left alone for a while: see `RedisQueue::away`.
+    fn note_away(&self, shard: u16, silent: bool) {
+        let mut away = self.away.lock();
+        if away.len() > 1 {
+            away[usize::from(shard)] = silent.then(|| Instant::now() + LEFT_ALONE);
         }
     }
 
@@ -153,9 +171,10 @@ impl RedisQueue {
         lanes: usize,
         page: PageLimit,
         look: bool,
+        limit: Duration,
     ) -> Result<Shard, QueueError> {
         let unsure = self.leases.is_unsure(shard);
-        let mut call = self.call(&self.verbs.claim, shard)?;
+        let mut call = self.begin(&self.verbs.claim, shard)?;
         call.arg(lanes).arg(page.deliveries).arg(page.bytes).arg(u8::from(page.early)).arg(u8::from(look));
         call.arg(LEASE.as_millis() as u64)
             .arg(millis(self.limits.ended_age))
@@ -163,8 +182,7 @@ impl RedisQueue {
         call.arg(u8::from(unsure)).arg(millis(self.limits.dedupe_window).max(1));
         call.arg(self.turns.lock().get(usize::from(shard)).map_or("0", |turn| turn));
         call.arg(u8::from(self.leases.asks(shard)));
-        let start = Instant::now();
-        let mut answer = Answer::of(self.verbs.claim.run(&self.connection, call, CLAIM_TIMEOUT).await?)?;
+        let mut answer = Answer::of(self.verbs.claim.run(&self.connection, call, limit).await?)?;
         let next_due = record::duration(answer.number()?);
         let mut news = answer.array()?;
         let (news, withdrawn) = told(&mut news)?;
@@ -187,9 +205,6 @@ impl RedisQueue {
         let lapse = record::duration(answer.number()?);
         if let (Some(turn), Some(next)) = (self.turns.lock().get_mut(usize::from(shard)), answer.bytes()?) {
             *turn = String::from_utf8_lossy(&next).into_owned();
-        }
-        if let Some(beat) = self.beats.lock().get_mut(usize::from(shard)) {
-            *beat = Some(start);
         }
         Ok(Shard { next_due, news, withdrawn, given, held: unsure.then_some(leases), lapse })
     }

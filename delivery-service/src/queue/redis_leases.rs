@@ -41,11 +41,6 @@ impl Leases {
         }
     }
 
-    /// Whether a lane of this shard is held.
-    pub fn any_in(&self, shard: u16, shards: u16) -> bool {
-        self.0.lock().held.keys().any(|lane| lane.shard(shards) == shard)
-    }
-
     /// Until the guard is disarmed, a call on these shards has an unknown outcome.
     pub fn call(&self, shards: impl IntoIterator<Item = u16>) -> Unsure<'_> {
         Unsure { leases: self, shards: shards.into_iter().collect() }
@@ -140,9 +135,5 @@ mod tests {
         assert_eq!(leases.orphans(0, 1, &held, soon), [lost]);
         assert_eq!(leases.orphans(0, 1, &[known, late], start + 2 * WATCH), []);
         assert!(!leases.is_unsure(0), "all that is held is known");
-        leases.ended(known);
-        assert!(leases.any_in(0, 1));
-        leases.ended(late);
-        assert!(!leases.any_in(0, 1));
     }
 }
