@@ -58,12 +58,12 @@ pub(super) enum Reply {
 impl Engine {
     pub(super) fn settle(&mut self, now: Instant) {
         let lanes = &self.lanes;
-        let mut done_to = |settle: &Settle| {
+        let done_to = |settle: &Settle| {
             let held = lanes.get(&settle.lane.webhook_id).filter(|held| held.lane.lease == settle.lane)?;
             let settled = settle.deliveries.iter().filter(|d| d.fate != Fate::Batch);
             Some(held.lane.done_to(settled.map(|d| d.place)))
         };
-        while let Some(batch) = self.settling.next(now, &mut done_to) {
+        for batch in self.settling.round(now, done_to) {
             let queue = self.parts.queue.clone();
             self.calls.spawn(async move {
                 let result = queue.settle(batch.clone()).await;
@@ -120,9 +120,10 @@ impl Engine {
         if std::mem::take(&mut self.wakes_parked) {
             return Some(Which::Parked);
         }
-        let (away, shards) = (&self.away, self.parts.queue.shards());
-        let there = self.wakes.iter().filter(|id| !away.contains(&id.shard(shards)));
-        let these: Vec<_> = there.take(WAKES).copied().collect();
+        // One that is being given back would be on hold again after it was woken, if a claim heard of that in between.
+        let (away, shards, settling) = (&self.away, self.parts.queue.shards(), &self.settling);
+        let may = |id: &&WebhookId| !away.contains(&id.shard(shards)) && !settling.gives_back(**id);
+        let these: Vec<_> = self.wakes.iter().filter(may).take(WAKES).copied().collect();
         for id in &these {
             self.wakes.remove(id);
         }

@@ -1,6 +1,5 @@
-//! Outcomes on their way into the store: gathered lane by lane while a call is under way, sent as one
-//! batch, and kept when the store could not be reached until it can. What nothing waits for gathers a little
-//! longer: a call costs as much as several deliveries.
+//! Outcomes on their way into a shard of the store: gathered lane by lane while a call is under way, sent as one
+//! batch, and kept when the store could not be reached until it can. When a batch goes: see `SettlingByShard`.
 
 use std::{
     sync::Arc,
@@ -17,10 +16,6 @@ use crate::{
 
 /// Deliveries in one call.
 const BATCH: usize = 1_024;
-/// From call to call, where nothing waits for what is to be stored: a crash sends that again.
-const PACE: Duration = Duration::from_millis(4);
-/// Deliveries that are company enough.
-const COMPANY: usize = 128;
 /// After a failure the next call waits for so long.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -34,8 +29,6 @@ pub struct Settling {
     calling: bool,
     /// Whether something waits for what is to be stored.
     urgent: bool,
-    /// When the last call went, by the system's clock.
-    called: Option<Instant>,
     not_before: Option<Instant>,
     /// Leases that are being given back, until the store has said yes.
     releasing: ById<WebhookId, u64>,
@@ -102,6 +95,11 @@ impl Settling {
         self.releasing.get(&webhook_id).is_some_and(|releasing| *releasing >= fence)
     }
 
+    /// Whether a lease of this lane is being given back.
+    pub fn gives_back(&self, webhook_id: WebhookId) -> bool {
+        self.releasing.contains_key(&webhook_id)
+    }
+
     pub fn is_releasing(&self) -> bool {
         !self.releasing.is_empty()
     }
@@ -115,14 +113,19 @@ impl Settling {
         self.waiting.is_empty() && !self.calling
     }
 
-    /// When a call that was put off may go.
-    pub fn wakes_at(&self) -> Option<Instant> {
-        self.not_before.or(self.gathers_until()).filter(|_| !self.waiting.is_empty() && !self.calling)
+    /// Whether there is something, and no call is under way.
+    pub fn is_idle(&self) -> bool {
+        !self.waiting.is_empty() && !self.calling
     }
 
-    fn gathers_until(&self) -> Option<Instant> {
-        let company = self.urgent || self.deliveries >= COMPANY;
-        self.called.filter(|_| !company).map(|called| called + PACE)
+    /// Whether something waits for what is to be stored.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// Until when a call is put off.
+    pub fn not_before(&self) -> Option<Instant> {
+        self.not_before
     }
 
     /// The next batch, if one may go now. `done_to` answers for a lane's lease and the places that
@@ -132,11 +135,7 @@ impl Settling {
         now: Instant,
         mut done_to: impl FnMut(&Settle) -> Option<Place>,
     ) -> Option<Arc<Vec<Settle>>> {
-        if self.calling || self.waiting.is_empty() || self.not_before.is_some_and(|at| at > now) {
-            return None;
-        }
-        let clock = Instant::now();
-        if self.gathers_until().is_some_and(|until| until > clock) {
+        if !self.is_idle() || self.not_before.is_some_and(|at| at > now) {
             return None;
         }
         let mut batch = Vec::new();
@@ -155,7 +154,6 @@ impl Settling {
             batch.push(settle);
         }
         self.calling = true;
-        self.called = Some(clock);
         self.urgent &= !self.waiting.is_empty();
         self.not_before = None;
         Some(Arc::new(batch))
@@ -237,73 +235,4 @@ fn stored(settled: &Settled) -> Stored {
     };
     let joined = settled.fate == Fate::Batch;
     Stored { id: settled.head.id(), place: settled.place, again, joined }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::delivery::Head;
-
-    fn lane(number: u8) -> Lease {
-        Lease { webhook_id: WebhookId::from_bytes([number; 16]), fence: 1 }
-    }
-
-    fn succeeded(place: u64) -> Settled {
-        Settled { head: Head::default(), place: Place(place), fate: Fate::Succeeded }
-    }
-
-    /// One call goes and is answered: the next one is within its pace.
-    fn called() -> Settling {
-        let mut settling = Settling::default();
-        settling.success(lane(1), succeeded(1));
-        let batch = settling.next(Instant::now(), |_| None).expect("the first one waits for nothing");
-        let answer = Ok(vec![Ok(()); batch.len()]);
-        settling.answered((batch, answer), Instant::now());
-        // However slow this test is.
-        settling.called = Some(Instant::now() + Duration::from_secs(60));
-        settling
-    }
-
-    fn goes(settling: &mut Settling) -> Option<usize> {
-        let batch = settling.next(Instant::now(), |_| None)?;
-        Some(batch.iter().map(|settle| settle.deliveries.len()).sum())
-    }
-
-    #[test]
-    fn what_nothing_waits_for_gathers_until_the_pace_is_kept() {
-        let mut settling = called();
-        settling.success(lane(1), succeeded(2));
-        settling.success(lane(2), succeeded(3));
-        assert_eq!(goes(&mut settling), None);
-        assert!(settling.wakes_at().is_some_and(|at| at > Instant::now()));
-        settling.called = Instant::now().checked_sub(PACE);
-        assert_eq!(goes(&mut settling), Some(2));
-    }
-
-    #[test]
-    fn company_enough_goes_at_once() {
-        let mut settling = called();
-        for place in 1..COMPANY as u64 {
-            settling.success(lane(1), succeeded(place));
-        }
-        assert_eq!(goes(&mut settling), None);
-        settling.success(lane(1), succeeded(COMPANY as u64));
-        assert_eq!(goes(&mut settling), Some(COMPANY));
-    }
-
-    #[test]
-    fn what_something_waits_for_takes_along_what_is_there() {
-        let urgent: [fn(&mut Settling); 4] = [
-            |settling| settling.outcome(lane(1), succeeded(9)),
-            |settling| settling.ask(lane(2)),
-            |settling| settling.memo(lane(1), Bytes::new()),
-            |settling| settling.release(lane(1), Release::Park, Place(2)),
-        ];
-        for also in urgent {
-            let mut settling = called();
-            settling.success(lane(1), succeeded(2));
-            also(&mut settling);
-            assert!(goes(&mut settling).is_some_and(|count| count >= 1));
-        }
-    }
 }

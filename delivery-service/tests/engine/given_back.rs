@@ -12,15 +12,16 @@ use std::{
 use common::clock::{Clock, Time};
 use delivery_service::{
     intake::Intake,
-    lanes::Limits,
+    lanes::{Input, Limits},
     queue::{self, PageLimit, Queue, disk::DiskQueue, group::Group},
-    routes::{Order, Policy, Route},
+    routes::{Order, Policy, Route, table::Edit},
 };
 use hyper::header::RETRY_AFTER;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     PATIENCE, account, engine, event,
+    late::Late,
     receiver::{Receiver, answer},
     route,
 };
@@ -118,4 +119,30 @@ async fn a_stop_leaves_the_next_process_what_the_receiver_asked_for() {
     assert!(claimed.lanes.is_empty(), "the second one is not due");
     let due = claimed.next_due.unwrap();
     assert!(due > Duration::from_secs(900) && due <= Duration::from_secs(1_000), "{due:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_is_on_its_way_into_the_store_ends_with_a_change_of_the_webhook() {
+    let (receiver, _) = fails_once(Clock::System, "86400").await;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = DiskQueue::open(folder.path(), Clock::System, queue::Limits::default(), 0).unwrap();
+    let store = Arc::new(Late::over(disk, false));
+    store.holds_late.store(true, Ordering::SeqCst);
+    let stop = CancellationToken::new();
+    let policy = Policy { retry_delays: [HOUR].into(), max_in_flight: 1, ..Policy::default() };
+    let old = one(&receiver.url("/old"), policy.clone());
+    let new = Route { revision: 2, ..one(&receiver.url("/new"), policy) };
+    let (lanes, done, routes) =
+        engine(store.clone(), vec![old], Clock::System, Limits::default(), stop.clone());
+    let intake = Intake::new(routes.clone(), Group::start(store.clone(), lanes.clone()), Clock::System, 1);
+    let both = vec![event(&account(0), 1), event(&account(0), 2)];
+    assert!(intake.accept(both, None).await.iter().all(Result::is_ok));
+    assert_eq!(receiver.next().await.target, "/old");
+    tokio::time::timeout(PATIENCE, store.holds.notified()).await.expect("the lane should be put on hold");
+    let id = new.webhook_id;
+    routes.apply(vec![Edit::Put(Arc::new(new))]);
+    lanes.tell(Input::Route(id)).await;
+    assert_eq!(receiver.next().await.target, "/new");
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, done).await.expect("the engine should stop").unwrap();
 }

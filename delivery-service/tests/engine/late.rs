@@ -46,6 +46,10 @@ pub struct Late {
     claimed: Notify,
     /// Lanes of what is stored become due: nobody has them.
     pub leaves_due: AtomicBool,
+    /// Lanes are put on hold only after some more claims.
+    pub holds_late: AtomicBool,
+    /// A lane is to be put on hold.
+    pub holds: Notify,
     /// The next wake fails.
     wake_fails: AtomicBool,
     /// What the store answers to a claim.
@@ -69,6 +73,8 @@ impl Late {
             claims_late: AtomicBool::new(false),
             claimed: Notify::new(),
             leaves_due: AtomicBool::new(false),
+            holds_late: AtomicBool::new(false),
+            holds: Notify::new(),
             wake_fails: AtomicBool::new(false),
             claims: Mutex::new(|claimed| claimed),
             damaged: Mutex::default(),
@@ -119,6 +125,13 @@ impl Queue for Late {
         let release = lanes.iter().any(|settle| settle.release.is_some());
         let each = lanes.iter().map(|settle| (settle.deliveries.len(), settle.release.is_some()));
         self.settled.lock().unwrap().extend(each);
+        let holds = lanes.iter().any(|settle| matches!(settle.release, Some(Release::Hold { .. })));
+        if holds && self.holds_late.load(Ordering::SeqCst) {
+            self.holds.notify_one();
+            for _ in 0..3 {
+                self.answered.notified().await;
+            }
+        }
         let settled = self.inner.settle(lanes).await;
         if release {
             self.given_back.notify_one();
