@@ -48,18 +48,19 @@ pub fn start(
     notify
 }
 
-/// How many webhooks have a bulk retry that goes on.
+/// How many webhooks have a bulk retry that goes on, if all did.
 async fn step(queue: &dyn Queue, routes: &Table, due: impl Fn()) -> Result<usize, QueueError> {
-    let mut going = 0;
+    let (mut going, mut failure) = (0, None);
     for lane in queue.bulk_retries().await? {
         match go_on(queue, routes, lane, &due).await {
             Ok(()) => going += 1,
-            Err(error @ QueueError::Unavailable(_)) => return Err(error),
+            // Perhaps a part of the store alone.
+            Err(error @ QueueError::Unavailable(_)) => failure = Some(error),
             // Its own fault, and not its neighbours'.
             Err(error) => tracing::warn!(webhook = %lane, %error, "a bulk retry cannot go on"),
         }
     }
-    Ok(going)
+    failure.map_or(Ok(going), Err)
 }
 
 async fn go_on(queue: &dyn Queue, routes: &Table, lane: WebhookId, due: impl Fn()) -> Result<(), QueueError> {

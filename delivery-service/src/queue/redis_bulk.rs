@@ -82,8 +82,18 @@ impl RedisQueue {
             let mut answer = Answer::of(self.ask(verb, self.call(verb, shard)?).await?)?;
             (0..answer.left()).map(|_| Ok(WebhookId::from_bytes(answer.id()?))).collect()
         });
-        let lanes = join_all(asking).await.into_iter().collect::<Result<Vec<Vec<_>>, QueueError>>()?;
-        Ok(lanes.into_iter().flatten().collect())
+        let (mut lanes, mut failure) = (Vec::new(), None);
+        for answer in join_all(asking).await {
+            match answer {
+                Ok(some) => lanes.extend::<Vec<_>>(some),
+                Err(error) => failure = Some(error),
+            }
+        }
+        // Those of a shard that is away are heard of when it is back, and keep no others waiting.
+        match failure {
+            Some(error) if lanes.is_empty() => Err(error),
+            _ => Ok(lanes),
+        }
     }
 
     pub(super) async fn slice(&self, lane: WebhookId, most: usize) -> Result<Slice, QueueError> {

@@ -2,15 +2,19 @@
 //! not wait for its next claim. A hint that is lost costs no more than that wait: the lane stands among
 //! the holder's news too. Sharded pub/sub, a channel a shard, so it works alike on a cluster.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use common::{
     ids::WebhookId,
     redis::{Connection, Master, slot},
 };
+use futures_util::future::join_all;
 use redis::{PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection, cmd};
 use tokio::{
-    sync::mpsc::{self, UnboundedReceiver},
+    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +27,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A silent connection is asked whether it lives.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// What is listened to.
+struct Lines {
+    lines: Vec<MultiplexedConnection>,
+    pushes: UnboundedReceiver<PushInfo>,
+    /// Whether every server was there.
+    all: bool,
+}
 
 struct Listening {
     connection: Connection,
@@ -44,9 +56,9 @@ pub(super) fn listen(
         let mut pause = FIRST_PAUSE;
         loop {
             match listening.subscribe().await {
-                Ok((lines, pushes)) => {
+                Ok(lines) => {
                     pause = FIRST_PAUSE;
-                    listening.hear(lines, pushes).await;
+                    listening.hear(lines).await;
                     tracing::debug!("hints have stopped: until they are back, lanes are looked at by claims");
                 }
                 Err(error) => tracing::debug!(%error, "could not subscribe to hints"),
@@ -58,20 +70,37 @@ pub(super) fn listen(
 }
 
 impl Listening {
-    async fn subscribe(&self) -> RedisResult<(Vec<MultiplexedConnection>, UnboundedReceiver<PushInfo>)> {
+    /// Of a cluster, at those that answer.
+    async fn subscribe(&self) -> RedisResult<Lines> {
         let (sender, pushes) = mpsc::unbounded_channel();
-        let mut lines = Vec::new();
-        for master in self.connection.masters().await? {
-            let mut line = self.connection.dial(&master, Some(sender.clone())).await?;
-            for channel in self.of(&master) {
-                // A command each: on a cluster one command takes the channels of one slot alone.
-                let mut subscribe = cmd("SSUBSCRIBE");
-                subscribe.arg(channel);
-                line.send_packed_command(&subscribe).await?.extract_error()?;
+        let masters = self.connection.masters().await?;
+        let asked = join_all(masters.iter().map(|master| self.line(master, sender.clone()))).await;
+        let (mut lines, mut failure) = (Vec::new(), None);
+        for line in asked {
+            match line {
+                Ok(line) => lines.push(line),
+                Err(error) => failure = Some(error),
             }
-            lines.push(line);
         }
-        Ok((lines, pushes))
+        match failure {
+            Some(error) if lines.is_empty() => Err(error),
+            failure => Ok(Lines { lines, pushes, all: failure.is_none() }),
+        }
+    }
+
+    async fn line(
+        &self,
+        master: &Master,
+        pushes: UnboundedSender<PushInfo>,
+    ) -> RedisResult<MultiplexedConnection> {
+        let mut line = self.connection.dial(master, Some(pushes)).await?;
+        for channel in self.of(master) {
+            // A command each: on a cluster one command takes the channels of one slot alone.
+            let mut subscribe = cmd("SSUBSCRIBE");
+            subscribe.arg(channel);
+            line.send_packed_command(&subscribe).await?.extract_error()?;
+        }
+        Ok(line)
     }
 
     fn of(&self, master: &Master) -> impl Iterator<Item = &String> {
@@ -79,9 +108,10 @@ impl Listening {
         self.channels.iter().filter(move |(_, at)| master.has(*at)).map(|(channel, _)| channel)
     }
 
-    /// Until a connection breaks, or a channel has moved to another server.
-    async fn hear(&self, mut lines: Vec<MultiplexedConnection>, mut pushes: UnboundedReceiver<PushInfo>) {
-        loop {
+    /// Until a connection breaks, or a channel has moved to another server; for a while when a server was away.
+    async fn hear(&self, Lines { mut lines, mut pushes, all }: Lines) {
+        let until = Instant::now() + LONGEST_PAUSE;
+        while all || Instant::now() < until {
             let Ok(push) = timeout(SILENCE, pushes.recv()).await else {
                 for line in &mut lines {
                     if line.send_packed_command(&cmd("PING")).await.is_err() {
