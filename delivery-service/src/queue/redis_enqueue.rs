@@ -176,8 +176,7 @@ impl RedisQueue {
             count += 1;
             bytes += if first { body.len() } else { 0 };
         }
-        // A cluster's client can send what has moved elsewhere only command by command.
-        let apart = self.durable.is_none() && !self.connection.is_cluster();
+        let apart = self.durable.is_none();
         let mut bodies = apart.then(|| Cmd::with_capacity(count * 2 + 2, bytes + count * 16 + 64));
         let mut call = self.call(&self.verbs.enqueue, shard)?;
         call.reserve_space_for_args(iter::repeat_n(

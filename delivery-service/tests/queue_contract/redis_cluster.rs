@@ -157,7 +157,9 @@ async fn what_was_sent_before_a_connection_broke_is_not_sent_again_behind_the_ca
     let waits = async {
         loop {
             let clients = node.ask(cmd("CLIENT").arg("LIST")).await;
-            if redis::from_redis_value::<String>(clients).unwrap().contains(" flags=b ") {
+            let clients = redis::from_redis_value::<String>(clients).unwrap();
+            let mut flags = clients.split(' ').filter_map(|field| field.strip_prefix("flags="));
+            if flags.any(|flags| flags.contains('b')) {
                 return;
             }
             sleep(Duration::from_millis(5)).await;
