@@ -28,6 +28,7 @@ mod lone;
 mod model;
 mod oracle;
 mod retry;
+mod runs;
 mod scan;
 mod settle;
 mod sharing;
@@ -171,8 +172,9 @@ contract! {
             places_grow_over_a_crash
             leases_from_before_a_crash_are_lost
         ]
-        model: [
+        runs: [
             random_runs_come_to_what_an_oracle_says
+            so_do_those_beside_them
         ]
     }
 }
