@@ -71,6 +71,22 @@ impl Masters for Cluster {
     }
 }
 
+/// A cluster whose master hangs instead.
+struct Hanging(Cluster);
+
+impl Masters for Hanging {
+    fn url(&self) -> String {
+        self.0.url()
+    }
+    async fn lose_master(&mut self) {
+        self.0.nodes[0].signal("STOP");
+        self.0.replica_takes_over(0).await;
+    }
+    async fn bring_back(&mut self) {
+        self.0.nodes[0].signal("CONT");
+    }
+}
+
 impl Masters for Sentinels {
     fn url(&self) -> String {
         Sentinels::url(self)
@@ -86,6 +102,11 @@ impl Masters for Sentinels {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_loses_a_master_and_nothing_that_was_accepted() {
     a_lost_master("Redis Cluster, a master killed", Cluster::with_replicas(3).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clusters_master_hangs_and_nothing_that_was_accepted_is_lost() {
+    a_lost_master("Redis Cluster, a master hangs", Hanging(Cluster::with_replicas(3).await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use integration_tests::{
-    api::{Api, added_to_cart},
+    api::{Api, added_to_cart, grpcurl},
     fleet::{Fleet, account},
     receiver::{Receiver, answer},
     redis::{Cluster, Redis},
@@ -143,6 +143,9 @@ async fn a_node_is_away(
         watched - since,
         rounds.round - first
     );
+
+    let health = grpcurl(fleet.addresses[0], &["grpc.health.v1.Health/Check"]).unwrap();
+    assert!(health.contains("\"SERVING\""), "for the others it is ready: {health}");
 
     back(&mut cluster.nodes[0]).await;
     while !rounds.publish().await.is_empty() {

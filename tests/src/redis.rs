@@ -195,6 +195,10 @@ impl Cluster {
     /// kill -9 of a master; answers when its replica has taken its place.
     pub async fn lose_master(&mut self, n: usize) {
         self.nodes[n].kill();
+        self.replica_takes_over(n).await;
+    }
+
+    pub async fn replica_takes_over(&self, n: usize) {
         self.nodes[self.masters + n].says(&["INFO", "replication"], &["role:master"]).await;
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use parking_lot::RwLock;
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::{
@@ -26,6 +26,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(320);
 /// For finding out whose the slots are.
 const LOOK: Duration = Duration::from_secs(3);
+/// For one that knows, after one that does not.
+const OTHERS: Duration = Duration::from_millis(300);
 /// How often that is found out when a node does not answer: another may have taken over.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -35,8 +37,8 @@ pub(super) struct Cluster {
     /// The nodes that the address names.
     seeds: Vec<Arc<Server>>,
     map: RwLock<Option<Arc<Map>>>,
-    /// Why the last look failed, and when.
-    looking: Mutex<Option<(Instant, RedisError)>>,
+    /// When the last look failed, and why. Locked by who looks.
+    last_failure: Mutex<Option<(Instant, RedisError)>>,
 }
 
 /// Whose the slots were at a time.
@@ -55,13 +57,18 @@ impl Cluster {
     pub fn new(address: Address, ca: Option<&[u8]>) -> RedisResult<Self> {
         let node = |host: &Host| Server::new(address_of(&address, host), ca).map(Arc::new);
         let seeds = address.hosts.iter().map(node).collect::<RedisResult<_>>()?;
-        let looking = Mutex::new(None);
-        Ok(Self { seeds, address, ca: ca.map(<[u8]>::to_vec), map: RwLock::new(None), looking })
+        let last_failure = Mutex::new(None);
+        Ok(Self { seeds, address, ca: ca.map(<[u8]>::to_vec), map: RwLock::new(None), last_failure })
     }
 
-    /// A command goes to who has its key, one without a key to any.
+    /// A command goes to who has its key, one without a key to any, and a script to all.
     pub async fn command(self: &Arc<Self>, cmd: &Cmd) -> RedisResult<Value> {
-        let Some(slot) = slot_of_command(cmd) else { return self.ask_any(cmd).await };
+        let Some(slot) = slot_of_command(cmd) else {
+            return match cmd.args_iter().next() {
+                Some(Arg::Simple(b"SCRIPT")) => self.ask_all(cmd).await,
+                _ => self.ask_any(cmd).await,
+            };
+        };
         self.until_taken(slot, |server| async move { server.command(cmd).await?.extract_error() }).await
     }
 
@@ -89,6 +96,14 @@ impl Cluster {
         let map = self.map().await?;
         let ask = |server: Arc<Server>| async move { server.command(cmd).await?.extract_error() };
         first(map.nodes.iter().map(|(_, server)| ask(server.clone())).collect()).await
+    }
+
+    /// Everybody; one answer is enough.
+    async fn ask_all(&self, cmd: &Cmd) -> RedisResult<Value> {
+        let map = self.map().await?;
+        let ask = |server: Arc<Server>| async move { server.command(cmd).await?.extract_error() };
+        let answers = join_all(map.nodes.iter().map(|(_, server)| ask(server.clone()))).await;
+        answers.into_iter().reduce(|one, other| one.or(other)).unwrap_or_else(|| Err(nobody()))
     }
 
     /// All masters, those that are away included, as the cluster says now.
@@ -119,7 +134,8 @@ impl Cluster {
                 Err(error) if is_refused(&error) && pause <= LAST_PAUSE => {
                     sleep(pause).await;
                     pause *= 2;
-                    self.look().await?;
+                    // When nobody can say, the same is asked again.
+                    let _ = self.look().await;
                 }
                 Err(error) => {
                     if is_broken(&error) && map.since.elapsed() >= AGAIN {
@@ -141,7 +157,10 @@ impl Cluster {
     }
 
     fn look_meanwhile(self: Arc<Self>) {
-        if self.looking.try_lock().is_ok_and(|last| last.as_ref().is_none_or(|(at, _)| at.elapsed() >= AGAIN))
+        if self
+            .last_failure
+            .try_lock()
+            .is_ok_and(|last| last.as_ref().is_none_or(|(at, _)| at.elapsed() >= AGAIN))
         {
             tokio::spawn(async move { self.look().await.map(drop) });
         }
@@ -150,7 +169,7 @@ impl Cluster {
     /// Finds out whose the slots are. One look answers for all who waited for it.
     async fn look(&self) -> RedisResult<Arc<Map>> {
         let asked = Instant::now();
-        let mut last = self.looking.lock().await;
+        let mut last = self.last_failure.lock().await;
         let before = self.map.read().clone();
         match (&before, &*last) {
             (Some(map), _) if map.since >= asked => return Ok(map.clone()),
@@ -158,10 +177,8 @@ impl Cluster {
             _ => {}
         }
         let known = self.known(before.as_deref());
-        let ask = |server: Arc<Server>| async move { of_cluster(&server).await };
-        let asking = first(known.iter().cloned().map(ask).collect());
         let since = Instant::now();
-        let found = timeout(LOOK, asking).await.unwrap_or_else(|_| Err(nobody()));
+        let found = timeout(LOOK, view(&known)).await.unwrap_or_else(|_| Err(nobody()));
         match found.and_then(|masters| self.connected(masters, &known)) {
             Ok(nodes) => {
                 let map = Arc::new(Map { nodes, since });
@@ -203,6 +220,26 @@ impl Cluster {
             Some(server.map(|server| (master, server)))
         });
         connected.collect()
+    }
+}
+
+/// Whose the slots are: as the first says that sees enough of the cluster. Another one may have been left behind
+/// in a failover, and is believed when those that do take too long.
+async fn view(nodes: &[Arc<Server>]) -> RedisResult<Vec<Master>> {
+    let ask = |server: Arc<Server>| async move { of_cluster(&server).await };
+    let mut asked: FuturesUnordered<_> = nodes.iter().cloned().map(ask).collect();
+    let (mut doubtful, mut last) = (None, nobody());
+    loop {
+        let next = match &doubtful {
+            None => asked.next().await,
+            Some(_) => timeout(OTHERS, asked.next()).await.unwrap_or(None),
+        };
+        match next {
+            Some(Ok((masters, true))) => return Ok(masters),
+            Some(Ok((masters, false))) => doubtful = doubtful.or(Some(masters)),
+            Some(Err(error)) => last = error,
+            None => return doubtful.ok_or(last),
+        }
     }
 }
 

@@ -65,12 +65,18 @@ impl Connection {
     }
 }
 
-/// The masters that a cluster's node names.
-pub(super) async fn of_cluster(node: &Server) -> RedisResult<Vec<Master>> {
+/// The masters that a cluster's node names, and whether it sees enough of the cluster to know.
+pub(super) async fn of_cluster(node: &Arc<Server>) -> RedisResult<(Vec<Master>, bool)> {
+    let mut info = redis::cmd("CLUSTER");
+    info.arg("INFO");
+    let info = node.command(&info).await?.extract_error().ok();
+    let info = info.and_then(|info| redis::from_redis_value::<String>(info).ok());
+    // One that does not tell is believed.
+    let knows = info.is_none_or(|info| info.contains("cluster_state:ok"));
     let mut slots = redis::cmd("CLUSTER");
     slots.arg("SLOTS");
     let asked = node.address.hosts.first().map_or("", |host| host.name.as_str());
-    read_slots(node.command(&slots).await?.extract_error()?, asked)
+    Ok((read_slots(node.command(&slots).await?.extract_error()?, asked)?, knows))
 }
 
 /// The slot of a key: of what stands between its first braces, if anything does.
@@ -107,7 +113,14 @@ fn read_slots(answer: Value, asked: &str) -> RedisResult<Vec<Master>> {
         let mut node = node.into_iter();
         let (Some(name), Some(port)) = (node.next(), node.next()) else { return Err(unreadable()) };
         let name: Option<String> = redis::from_redis_value(name)?;
-        let name = name.filter(|name| !name.is_empty() && name != "?").unwrap_or_else(|| asked.into());
+        let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| asked.into());
+        if name == "?" {
+            tracing::warn!(
+                asked,
+                "a node of the cluster has no name: cluster-announce-hostname is to be set"
+            );
+            continue;
+        }
         let host = Some(Host { name, port: redis::from_redis_value(port)? });
         match masters.iter_mut().find(|master| master.host == host) {
             Some(master) => master.slots.push(from..=to),
@@ -142,6 +155,7 @@ mod tests {
             row(0, 99, node(text("10.0.0.1"), 7000)),
             row(100, 16_383, node(Value::Nil, 7001)),
             row(200, 300, node(text("10.0.0.1"), 7000)),
+            row(301, 301, node(text("?"), 7000)),
         ]);
         let masters = read_slots(answer, "seed").unwrap();
         let names: Vec<_> = masters.iter().map(Master::name).collect();

@@ -1,7 +1,10 @@
 //! One server, or the master that sentinels name: its connection is made on first use, and made again after a
 //! failure, by one caller for all who wait.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::RwLock;
 use redis::{
@@ -19,8 +22,8 @@ use tokio::{
 
 use super::{Address, Topology, version};
 
-/// For one request, from writing it to its answer.
-const RESPONSE: Duration = Duration::from_secs(2);
+/// For one request, from writing it to its answer: less than callers wait, for it is here that silence is noticed.
+const RESPONSE: Duration = Duration::from_millis(1_800);
 /// For one server to be connected to.
 const CONNECT: Duration = Duration::from_secs(1);
 /// For a usable connection, all steps and repeats together.
@@ -60,15 +63,15 @@ impl Server {
         Ok(Self { address, ca: ca.map(<[u8]>::to_vec), live: RwLock::new(None), dialer })
     }
 
-    pub async fn command(&self, cmd: &Cmd) -> RedisResult<Value> {
+    pub async fn command(self: &Arc<Self>, cmd: &Cmd) -> RedisResult<Value> {
         let mut live = self.live().await?;
         let result = live.connection.req_packed_command(cmd).await;
         let inner = result.as_ref().ok().and_then(server_error);
-        self.settle(&live, inner, result)
+        self.discard_if_broken(&live, inner, result)
     }
 
     pub async fn commands(
-        &self,
+        self: &Arc<Self>,
         pipeline: &Pipeline,
         offset: usize,
         count: usize,
@@ -76,7 +79,7 @@ impl Server {
         let mut live = self.live().await?;
         let result = live.connection.req_packed_commands(pipeline, offset, count).await.map_err(first_of);
         let inner = result.as_ref().ok().and_then(|values| values.iter().find_map(server_error));
-        self.settle(&live, inner, result)
+        self.discard_if_broken(&live, inner, result)
     }
 
     /// A connection of one's own, which nobody else writes to. What the server says unasked goes to `pushes`, its
@@ -89,11 +92,19 @@ impl Server {
         client(&self.address, self.ca.as_deref(), protocol)?.connect(pushes).await
     }
 
-    async fn live(&self) -> RedisResult<Live> {
+    async fn live(self: &Arc<Self>) -> RedisResult<Live> {
         let asked = Instant::now();
-        if let Some(live) = self.live.read().clone() {
+        let live = self.live.read().clone();
+        if let Some(live) = live {
             return Ok(live);
         }
+        // In a task of its own: who gives up waiting leaves it to the next.
+        let server = self.clone();
+        let dialed = tokio::spawn(async move { server.dialed(asked).await }).await;
+        dialed.unwrap_or_else(|_| Err((ErrorKind::Io, "the runtime has ended").into()))
+    }
+
+    async fn dialed(&self, asked: Instant) -> RedisResult<Live> {
         let mut dialer = self.dialer.lock().await;
         if let Some(live) = self.live.read().clone() {
             return Ok(live);
@@ -124,7 +135,12 @@ impl Server {
     }
 
     /// Throws away what failed, unless that has been done already.
-    fn settle<T>(&self, used: &Live, error: Option<RedisError>, result: RedisResult<T>) -> RedisResult<T> {
+    fn discard_if_broken<T>(
+        &self,
+        used: &Live,
+        error: Option<RedisError>,
+        result: RedisResult<T>,
+    ) -> RedisResult<T> {
         if let Some(error) = error.as_ref().or(result.as_ref().err())
             && is_broken(error)
         {

@@ -17,14 +17,25 @@ struct Setup {
 }
 
 /// Logs a warning for each fault of a server. `wants_limit`: one without `maxmemory` is a fault. Fails
-/// when a server is too old ([`is_too_old`]) or cannot be asked.
+/// when a server is too old ([`is_too_old`]), or none answers.
 pub async fn check_setup(connection: &Connection, wants_limit: bool) -> RedisResult<()> {
+    let (mut answers, mut away) = (0, None);
     for master in connection.masters().await? {
-        version::read(&connection.ask(&master, version::question()).await?)?.check()?;
-        let setup = ask(connection, &master).await?;
-        for warning in faults(&setup, wants_limit) {
-            tracing::warn!(redis = %connection.address(), server = master.name(), "{warning}");
+        match check(connection, &master, wants_limit).await {
+            Ok(()) => answers += 1,
+            // A cluster's others may do without it.
+            Err(error) if error.is_io_error() => away = Some(error),
+            Err(error) => return Err(error),
         }
+    }
+    away.filter(|_| answers == 0).map_or(Ok(()), Err)
+}
+
+async fn check(connection: &Connection, master: &Master, wants_limit: bool) -> RedisResult<()> {
+    version::read(&connection.ask(master, version::question()).await?)?.check()?;
+    let setup = ask(connection, master).await?;
+    for warning in faults(&setup, wants_limit) {
+        tracing::warn!(redis = %connection.address(), server = master.name(), "{warning}");
     }
     Ok(())
 }

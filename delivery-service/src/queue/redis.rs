@@ -48,7 +48,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Bulk, Cancel, Cancelled, Claimed, Found, Hear, Lanes, Lease, LeaseLost, Limits, Listed, New, Page,
     PageLimit, Place, Query, Queue, QueueError, Retried, Scan, Settle, Slice, Standing, Stored, Waiting,
-    redis_call::{Answer, TIMEOUT, Verb, Verbs, command, damaged, number},
+    redis_call::{Answer, TIMEOUT, Verb, Verbs, command, damaged, number, sorted},
     redis_durable::{Durability, Durable},
     redis_hints::listen,
     redis_leases::Leases,
@@ -345,13 +345,8 @@ impl Queue for RedisQueue {
     }
 
     async fn ping(&self) -> Result<(), QueueError> {
-        command(&self.connection, &{
-            let mut get = cmd("GET");
-            get.arg(format!("{}:shards", self.prefix));
-            get
-        })
-        .await
-        .map(drop)
+        // Of a cluster any node: what the others have is served.
+        self.connection.check().await.map_err(sorted)
     }
 }
 

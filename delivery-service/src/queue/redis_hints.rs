@@ -2,10 +2,7 @@
 //! not wait for its next claim. A hint that is lost costs no more than that wait: the lane stands among
 //! the holder's news too. Sharded pub/sub, a channel a shard, so it works alike on a cluster.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use common::{
     ids::WebhookId,
@@ -15,7 +12,7 @@ use futures_util::future::join_all;
 use redis::{PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection, cmd};
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
-    time::{sleep, timeout},
+    time::{interval, sleep},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,7 +22,7 @@ pub type Hear = Box<dyn Fn(WebhookId) + Send + Sync>;
 /// Between two tries to subscribe, growing.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A silent connection is asked whether it lives.
+/// How often connections are asked whether they live.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// What is listened to.
@@ -110,15 +107,18 @@ impl Listening {
 
     /// Until a connection breaks, or a channel has moved to another server; for a while when a server was away.
     async fn hear(&self, Lines { mut lines, mut pushes, all }: Lines) {
-        let until = Instant::now() + LONGEST_PAUSE;
-        while all || Instant::now() < until {
-            let Ok(push) = timeout(SILENCE, pushes.recv()).await else {
-                for line in &mut lines {
-                    if line.send_packed_command(&cmd("PING")).await.is_err() {
+        let (mut looks, ping) = (interval(SILENCE), cmd("PING"));
+        looks.tick().await;
+        loop {
+            let push = tokio::select! {
+                push = pushes.recv() => push,
+                _ = looks.tick() => {
+                    let asked = join_all(lines.iter_mut().map(|line| line.send_packed_command(&ping))).await;
+                    if !all || asked.iter().any(Result::is_err) {
                         return;
                     }
+                    continue;
                 }
-                continue;
             };
             match push.map(|push| (push.kind, push.data)) {
                 Some((PushKind::SMessage, data)) => {

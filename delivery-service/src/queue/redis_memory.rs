@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use common::redis::{Connection, Master, slot};
+use futures_util::future::join_all;
 use parking_lot::RwLock;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
@@ -61,9 +62,10 @@ impl Watch {
     /// A server that does not answer is taken to be as it was: what is away takes nothing anyway.
     async fn look(&self) {
         let Ok(masters) = self.connection.masters().await else { return };
-        for master in masters {
-            if let Some(why) = self.ask(&master).await {
-                self.note(&master, why);
+        let answers = join_all(masters.iter().map(|master| self.ask(master))).await;
+        for (master, answer) in masters.iter().zip(answers) {
+            if let Some(why) = answer {
+                self.note(master, why);
             }
         }
     }
