@@ -117,17 +117,22 @@ impl Engine {
 
     /// Lanes for one call.
     fn next_wake(&mut self) -> Option<Which> {
-        if std::mem::take(&mut self.wakes_parked) {
-            return Some(Which::Parked);
+        let these = self.wakeable();
+        if these.is_empty() {
+            return std::mem::take(&mut self.wakes_parked).then_some(Which::Parked);
         }
-        // One that is being given back would be on hold again after it was woken, if a claim heard of that in between.
-        let (away, shards, settling) = (&self.away, self.parts.queue.shards(), &self.settling);
-        let may = |id: &&WebhookId| !away.contains(&id.shard(shards)) && !settling.gives_back(**id);
-        let these: Vec<_> = self.wakes.iter().filter(may).take(WAKES).copied().collect();
         for id in &these {
             self.wakes.remove(id);
         }
-        (!these.is_empty()).then_some(Which::These(these))
+        Some(Which::These(these))
+    }
+
+    /// Those of them that may be woken now.
+    pub(super) fn wakeable(&self) -> Vec<WebhookId> {
+        // One that is being given back would be on hold again after it was woken, if a claim heard of that in between.
+        let (away, shards, settling) = (&self.away, self.parts.queue.shards(), &self.settling);
+        let may = |id: &&WebhookId| !away.contains(&id.shard(shards)) && !settling.gives_back(**id);
+        self.wakes.iter().filter(may).take(WAKES).copied().collect()
     }
 
     pub(super) fn answered(&mut self, reply: Reply) {
@@ -144,14 +149,17 @@ impl Engine {
             Reply::Woken(which, result) => {
                 self.waking = false;
                 match result {
-                    Ok(()) => self.next_claim = now,
+                    Ok(()) => {
+                        self.next_claim = now;
+                        self.claim_again |= self.claiming;
+                    }
                     // Again, once a claim is answered.
                     Err(error) => {
                         self.wake_failed = true;
                         self.store_failed(&error);
                         match which {
                             Which::These(these) => self.wakes.extend(these),
-                            Which::Parked => self.wakes_parked = true,
+                            Which::Parked => self.left_parked = true,
                         }
                     }
                 }
@@ -161,7 +169,9 @@ impl Engine {
 
     fn claimed(&mut self, from: Instant, asked: usize, claimed: Claimed, now: Instant) {
         self.claiming = false;
+        self.note_lapses();
         self.wake_failed = false;
+        self.wakes_parked |= claimed.away.is_empty() && std::mem::take(&mut self.left_parked);
         if self.store_away && claimed.away.is_empty() {
             self.store_away = false;
             tracing::info!("the store answers again");
@@ -211,8 +221,11 @@ impl Engine {
             renewed |= self.context.lease.renew(shard, from, lease);
         }
         let over: BTreeSet<_> = self.context.lease.lapsed().collect();
-        let back: Vec<_> = self.lapsed.extract_if(.., |shard| !over.contains(shard)).collect();
-        for held in self.lanes.values_mut().filter(|_| !back.is_empty()) {
+        let back: Vec<_> = self.lapses_noted.extract_if(.., |shard| !over.contains(shard)).collect();
+        if back.is_empty() {
+            return renewed;
+        }
+        for held in self.lanes.values_mut() {
             let lease = held.lane.lease;
             if back.contains(&lease.webhook_id.shard(shards)) {
                 held.unsure = true;
@@ -230,7 +243,8 @@ impl Engine {
     /// Says of leases that have run out, once.
     pub(super) fn note_lapses(&mut self) {
         let shards = self.parts.queue.shards();
-        let new: Vec<_> = self.context.lease.lapsed().filter(|shard| !self.lapsed.contains(shard)).collect();
+        let noted = &self.lapses_noted;
+        let new: Vec<_> = self.context.lease.lapsed().filter(|shard| !noted.contains(shard)).collect();
         if new.is_empty() {
             return;
         }
@@ -241,7 +255,7 @@ impl Engine {
                 "leases are not safe: nothing of these lanes is sent until they are renewed"
             );
         }
-        self.lapsed.extend(new);
+        self.lapses_noted.extend(new);
     }
 
     /// What waits in a lane may have been withdrawn: the lane is given back, to be read anew.
@@ -291,8 +305,9 @@ impl Engine {
             Ok(_) => self.feed(usize::MAX),
         }
         let all = self.settling.answered(settlement, now);
-        if self.left_behind {
-            self.left_behind = self.settling.is_releasing();
+        let (settling, before) = (&self.settling, self.left_behind.len());
+        self.left_behind.retain(|id| settling.gives_back(*id));
+        if self.left_behind.len() < before {
             self.next_claim = now;
             self.claim_again = self.claiming;
         }

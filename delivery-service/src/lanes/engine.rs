@@ -1,6 +1,6 @@
 //! The loop. It hears of deliveries, outcomes, route changes and the store's answers, lets the lanes
 //! that are ready start what they may, a few each in turn, and calls the store in batches: one claim
-//! and one settle at a time, one page at a time per lane.
+//! at a time, one settle of each shard, one page per lane.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -76,17 +76,19 @@ pub(super) struct Engine {
     pub early: HashSet<WebhookId>,
     /// A lane became due while a claim was under way.
     pub claim_again: bool,
-    /// Something was stored in a lane that was being given back: it will be due once that is done.
-    pub left_behind: bool,
-    /// Shards of which no claim was answered in time: their leases are not safe.
-    pub lapsed: BTreeSet<u16>,
-    /// Shards that the last claim did not reach.
+    /// Lanes in which something was stored while they were being given back: they are due once that is done.
+    pub left_behind: HashSet<WebhookId>,
+    /// Shards whose leases are known not to be safe.
+    pub lapses_noted: BTreeSet<u16>,
+    /// Shards that the last claim that was answered did not reach.
     pub away: Vec<u16>,
     /// A call to the store failed, and no claim has reached all of it since.
     pub store_away: bool,
     /// Lanes that are to be woken in the store, and whether all are that are parked.
     pub wakes: BTreeSet<WebhookId>,
     pub wakes_parked: bool,
+    /// Some of these lie in shards that were away.
+    pub left_parked: bool,
     pub waking: bool,
     /// That has failed since the last claim.
     pub wake_failed: bool,
@@ -130,12 +132,13 @@ impl Engine {
             passed_over: None,
             early: HashSet::new(),
             claim_again: false,
-            left_behind: false,
-            lapsed: BTreeSet::new(),
+            left_behind: HashSet::new(),
+            lapses_noted: BTreeSet::new(),
             away: Vec::new(),
             store_away: false,
             wakes: BTreeSet::new(),
             wakes_parked: false,
+            left_parked: false,
             waking: false,
             wake_failed: false,
             withdrawn: HashMap::new(),
@@ -198,7 +201,8 @@ impl Engine {
     }
 
     fn drained(&self) -> bool {
-        self.lanes.is_empty() && self.room.under_way() == 0 && self.settling.done()
+        let wakes = self.waking || !self.wake_failed && !self.wakeable().is_empty();
+        self.lanes.is_empty() && self.room.under_way() == 0 && self.settling.done() && !wakes
     }
 
     fn hear(&mut self, input: Input) {
@@ -245,7 +249,7 @@ impl Engine {
         }
         if self.settling.of(lease).releases(webhook_id, one.fence) {
             // Whoever claims the lane next finds it in the store.
-            self.left_behind = true;
+            self.left_behind.insert(webhook_id);
             return;
         }
         if known != Some(one.fence) {

@@ -5,11 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use common::ids::{DeliveryId, WebhookId};
 
-use super::{
-    engine::Engine,
-    gate::Pass,
-    turns::{ENTRIES, UNSTORED},
-};
+use super::{engine::Engine, gate::Pass, turns::ENTRIES};
 use crate::{
     delivery::Head,
     queue::{Fate, Settled},
@@ -24,7 +20,7 @@ impl Engine {
     pub(super) fn form(&mut self, id: WebhookId, route: &Arc<Route>, now: Instant) {
         let (at, shard) = (self.moment(), id.shard(self.parts.queue.shards()));
         let room = self.entries < ENTRIES;
-        while self.settling.waiting() < UNSTORED && self.context.lease.safe(id) {
+        while !self.settling.is_full(id) && self.context.lease.safe(id) {
             let Some(held) = self.lanes.get(&id).filter(|held| !held.unsure) else { return };
             let (lease, pass) = (held.lane.lease, held.gate.pass(&route.policy, now));
             let free = held.gate.limit(&route.policy).saturating_sub(held.gate.under_way()) as usize;

@@ -100,10 +100,6 @@ impl Settling {
         self.releasing.contains_key(&webhook_id)
     }
 
-    pub fn is_releasing(&self) -> bool {
-        !self.releasing.is_empty()
-    }
-
     /// Outcomes that are not stored yet, those of the present call left out.
     pub fn waiting(&self) -> usize {
         self.deliveries
@@ -201,7 +197,10 @@ impl Settling {
                 newer.memo = newer.memo.take().or(settle.memo);
             }
             // A newer lease: what came with the older one would be refused.
-            Some(_) => self.deliveries -= settle.deliveries.len(),
+            Some(_) => {
+                self.deliveries -= settle.deliveries.len();
+                self.released(settle.lane);
+            }
             None => {
                 self.turn.push_front(settle.lane.webhook_id);
                 self.waiting.insert(settle.lane.webhook_id, settle);
@@ -218,6 +217,7 @@ impl Settling {
         if settle.lane != lane {
             // What waited came with a lease that has been replaced: it would be refused.
             self.deliveries -= settle.deliveries.len();
+            self.releasing.remove(&lane.webhook_id);
             *settle = empty(lane);
         }
         settle

@@ -20,7 +20,10 @@ const PACE: Duration = Duration::from_millis(4);
 /// Deliveries that are company enough.
 const COMPANY: usize = 128;
 /// For so long a round waits for its last call.
-const SLOW: Duration = Duration::from_millis(100);
+const SLOW: Duration = Duration::from_millis(50);
+/// Outcomes that may wait for the store before nothing new starts, and of one shard of several.
+const UNSTORED: usize = 20_000;
+const UNSTORED_OF_ONE: usize = 2_500;
 
 #[derive(Debug)]
 pub struct SettlingByShard {
@@ -85,15 +88,38 @@ impl SettlingByShard {
         if self.calls > 0 {
             return Some(began + SLOW);
         }
-        let company = self.shards.iter().any(Settling::is_urgent) || self.waiting() >= COMPANY;
+        let company = self.there().any(Settling::is_urgent) || self.there_wait() >= COMPANY;
         (!company).then(|| began + PACE)
+    }
+
+    /// Shards of which no call has failed just now.
+    fn there(&self) -> impl Iterator<Item = &Settling> {
+        self.shards.iter().filter(|shard| shard.not_before().is_none())
+    }
+
+    fn there_wait(&self) -> usize {
+        self.there().map(Settling::waiting).sum()
+    }
+
+    /// Whether so many outcomes wait that nothing new may start: in any shard.
+    pub fn are_full(&self) -> bool {
+        match self.shards.as_slice() {
+            [only] => only.waiting() >= UNSTORED,
+            _ => self.there_wait() >= UNSTORED,
+        }
+    }
+
+    /// The same in this lane's: of a shard that is away not many are kept, and stop nothing in others.
+    pub fn is_full(&self, lane: WebhookId) -> bool {
+        let of_one = self.shards.len() > 1 && self.shards[self.shard(lane)].waiting() >= UNSTORED_OF_ONE;
+        of_one || self.are_full()
     }
 
     /// When a call that was put off may go.
     pub fn wakes_at(&self) -> Option<Instant> {
+        let until = self.waits_until();
         let idle = self.shards.iter().filter(|shard| shard.is_idle());
-        let put_off = idle.filter_map(|shard| shard.not_before().max(self.waits_until()));
-        put_off.min()
+        idle.filter_map(|shard| shard.not_before().max(until)).min()
     }
 
     /// Outcomes that are not stored yet, those of present calls left out.
@@ -103,10 +129,6 @@ impl SettlingByShard {
 
     pub fn done(&self) -> bool {
         self.shards.iter().all(Settling::done)
-    }
-
-    pub fn is_releasing(&self) -> bool {
-        self.shards.iter().any(Settling::is_releasing)
     }
 }
 

@@ -28,8 +28,6 @@ const TURN: usize = 8;
 pub(super) const LINGER: Duration = Duration::from_millis(250);
 /// Deliveries of ordered lanes that the process knows by their places.
 pub(super) const ENTRIES: usize = 500_000;
-/// Outcomes that may wait for the store before nothing new starts.
-pub(super) const UNSTORED: usize = 20_000;
 
 impl Engine {
     /// A lane's turn.
@@ -80,7 +78,7 @@ impl Engine {
             }
             let free = self.room.free(now);
             let full = self.batch_bytes >= self.parts.limits.memory_bytes && held.lane.gathers();
-            if full || !has_room(held.gate.under_way(), free) || self.settling.waiting() >= UNSTORED {
+            if full || !has_room(held.gate.under_way(), free) || self.settling.is_full(id) {
                 self.starve(id);
                 return false;
             }
@@ -251,7 +249,7 @@ impl Engine {
     /// Those that have waited for room have it before lanes that are ready just now.
     pub(super) fn serve_starved(&mut self, at: Moment) {
         for _ in 0..std::mem::take(&mut self.hungry).min(self.starved.len()) {
-            if self.room.free(at.now) == 0 || self.settling.waiting() >= UNSTORED {
+            if self.room.free(at.now) == 0 || self.settling.are_full() {
                 return;
             }
             let Some(id) = self.starved.pop_front() else { return };

@@ -8,6 +8,7 @@ use std::{
 
 use common::ids::WebhookId;
 use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use super::{
     Claimed, LaneGrant, Lease, PageLimit, Place, Queue, QueueError, Release, Settle,
@@ -22,9 +23,12 @@ const LEASE: Duration = Duration::from_millis(1_800);
 const LOOK: Duration = Duration::from_secs(1);
 /// A claim that takes longer is no use.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
-/// The same of a shard that is away, and how long it is left alone before: others wait for the answer.
+/// The same of a shard that did not answer the last one, and how long it is left alone when it does not again:
+/// others wait for the answer.
 const AWAY_TIMEOUT: Duration = Duration::from_millis(500);
 const LEFT_ALONE: Duration = Duration::from_secs(1);
+/// For lanes that are given back on the way.
+const GIVE_BACK: Duration = Duration::from_millis(200);
 
 /// What a shard answered to a claim.
 struct Shard {
@@ -46,7 +50,7 @@ impl RedisQueue {
         // With several shards, first which have due lanes: the lanes asked for are shared among those.
         let alone = self.shards() == 1;
         let (start, away) = (Instant::now(), self.away.lock().clone());
-        let asked = self.shards_to_ask(&away, start);
+        let asked = shards_to_ask(&away, start);
         let first = asked.into_iter().map(|(shard, limit)| async move {
             (shard, self.claim_shard(shard, if alone { lanes } else { 0 }, page, look, limit).await)
         });
@@ -63,10 +67,11 @@ impl RedisQueue {
                 due.rotate_left(turn);
             }
             let (share, rest) = (lanes / due.len().max(1), lanes % due.len().max(1));
+            let limit = (CLAIM_TIMEOUT.saturating_sub(start.elapsed())).max(AWAY_TIMEOUT / 2);
             let second = due.iter().enumerate().filter_map(|(i, &shard)| {
                 let lanes = share + usize::from(i < rest);
                 (lanes > 0).then_some(async move {
-                    (shard, self.claim_shard(shard, lanes, page, false, CLAIM_TIMEOUT).await)
+                    (shard, self.claim_shard(shard, lanes, page, false, limit).await)
                 })
             });
             for (shard, answer) in join_all(second).await {
@@ -98,12 +103,20 @@ impl RedisQueue {
                 orphans.extend(held.iter().filter(|(lease, _)| lost.contains(lease)));
             }
         }
-        self.give_back(orphans).await;
+        if !orphans.is_empty() && timeout(GIVE_BACK, self.give_back(orphans)).await.is_err() {
+            tracing::warn!("giving lanes back takes long; will try again");
+        }
         // From here on nothing is awaited: the caller learns of its leases for certain.
         claimed.away = (0..self.shards()).collect();
         let mut failure = None;
         for (shard, answer) in answers {
-            self.note_away(shard, matches!(answer, Err(QueueError::Unavailable(_))));
+            if !alone {
+                let silent = matches!(answer, Err(QueueError::Unavailable(_)));
+                self.away.lock()[usize::from(shard)] = silent.then(|| match away[usize::from(shard)] {
+                    None => start,
+                    Some(_) => Instant::now() + LEFT_ALONE,
+                });
+            }
             match answer {
                 Ok(answer) => {
                     claimed.away.retain(|away| *away != shard);
@@ -121,27 +134,14 @@ impl RedisQueue {
                 Err(error) => failure = Some(error),
             }
         }
+        if claimed.away.len() < usize::from(self.shards()) {
+            return Ok(claimed);
+        }
+        // Nobody else would be kept waiting.
+        self.away.lock().fill(None);
         match failure {
-            _ if claimed.away.len() < usize::from(self.shards()) => Ok(claimed),
             Some(error) => Err(error),
             None => Err(QueueError::Unavailable("Redis has not answered for a while".into())),
-        }
-    }
-
-    /// Which shards a claim goes to, and how long each may take.
-    fn shards_to_ask(&self, away: &[Option<Instant>], now: Instant) -> Vec<(u16, Duration)> {
-        let limit = |again: &Option<Instant>| match again {
-            None => Some(CLAIM_TIMEOUT),
-            Some(again) => (now >= *again).then_some(AWAY_TIMEOUT),
-        };
-        (0..).zip(away).filter_map(|(shard, again)| Some((shard, limit(again)?))).collect()
-    }
-
-    /// Of several shards one that does not answer is left alone for a while: see `RedisQueue::away`.
-    fn note_away(&self, shard: u16, silent: bool) {
-        let mut away = self.away.lock();
-        if away.len() > 1 {
-            away[usize::from(shard)] = silent.then(|| Instant::now() + LEFT_ALONE);
         }
     }
 
@@ -211,9 +211,6 @@ impl RedisQueue {
 
     /// Gives back lanes that the store has granted and nobody here has heard of.
     async fn give_back(&self, orphans: Vec<(Lease, Duration)>) {
-        if orphans.is_empty() {
-            return;
-        }
         tracing::warn!(lanes = orphans.len(), "gives back lanes whose lease was granted by a lost answer");
         let release = |(lane, hold): (Lease, Duration)| Settle {
             lane,
@@ -231,6 +228,15 @@ impl RedisQueue {
             tracing::warn!(%error, "could not give lanes back; will try again");
         }
     }
+}
+
+/// Which shards a claim goes to, and how long each may take.
+fn shards_to_ask(away: &[Option<Instant>], now: Instant) -> Vec<(u16, Duration)> {
+    let limit = |again: &Option<Instant>| match again {
+        None => Some(CLAIM_TIMEOUT),
+        Some(again) => (now >= *again).then_some(AWAY_TIMEOUT),
+    };
+    (0..).zip(away).filter_map(|(shard, again)| Some((shard, limit(again)?))).collect()
 }
 
 /// Lanes in which something happened, each once, and those from which something was withdrawn: what was
