@@ -206,6 +206,9 @@ impl Engine {
             self.withdraw(id);
         }
         self.withdrawn.retain(|_, at| now < *at + WITHDRAWN);
+        // One that was given back meanwhile may be on hold for all that.
+        let given_back = claimed.woken.into_iter().filter(|id| !self.lanes.contains_key(id));
+        self.wakes.extend(given_back);
         for id in claimed.news {
             self.with(id, |held| held.lane.has_news());
             self.make_ready(id);

@@ -138,15 +138,15 @@ impl Lanes {
         self.before.clear();
     }
 
-    /// What happened in held lanes since the last call.
-    pub fn take_news(&mut self) -> Vec<WebhookId> {
+    /// What happened in held lanes since the last call, and those of them that were woken.
+    pub fn take_news(&mut self) -> (Vec<WebhookId>, Vec<WebhookId>) {
         let news: Vec<_> = self.news.drain().collect();
-        for &id in &news {
-            if let Some(Lane::Held { woken, .. }) = self.lanes.get_mut(&id) {
-                *woken = false;
-            }
-        }
-        news
+        let was_woken = |id: &WebhookId| match self.lanes.get_mut(id) {
+            Some(Lane::Held { woken, .. }) => std::mem::take(woken),
+            _ => false,
+        };
+        let woken = news.iter().copied().filter(was_woken).collect();
+        (news, woken)
     }
 
     pub fn next_due(&self) -> Option<i64> {

@@ -318,13 +318,9 @@ impl Writer {
                 }
             }
         }
-        let claimed = Claimed {
-            lanes: granted,
-            lease: LEASE,
-            next_due: self.lanes.next_due().map(|due| now.until(Time(due))),
-            news: self.lanes.take_news(),
-            ..Claimed::default()
-        };
+        let (next_due, (news, woken)) = (self.lanes.next_due(), self.lanes.take_news());
+        let next_due = next_due.map(|due| now.until(Time(due)));
+        let claimed = Claimed { lanes: granted, lease: LEASE, next_due, news, woken, ..Claimed::default() };
         Ok(Granted::new(claimed, &self.returned))
     }
 

@@ -86,13 +86,12 @@ pub trait Queue: Send + Sync + 'static {
     /// so that the caller has them back without a copy; a backend drops its share before it answers.)
     async fn enqueue(&self, new: Arc<Vec<New>>) -> Vec<Result<Stored, QueueError>>;
 
-    /// Says that this holder lives, and leases it up to `lanes` lanes that are due, each with its
-    /// first page. Call it at least every `Claimed::lease / 3`, also with `lanes: 0`.
+    /// Says that this holder lives, and leases it up to `lanes` lanes that are due, each with its first page. Call it
+    /// at least every `Claimed::lease / 3`, also with `lanes: 0`.
     async fn claim(&self, lanes: usize, page: PageLimit) -> Result<Claimed, QueueError>;
 
-    /// The next page of a lane that is held: fresh deliveries after `after`, and scheduled ones that
-    /// are due. `known_scheduled`: how many due scheduled ones the holder already has (they come
-    /// again; it knows them by id).
+    /// The next page of a lane that is held: fresh deliveries after `after`, and scheduled ones that are due.
+    /// `known_scheduled`: how many due scheduled ones the holder already has (they come again; it knows them by id).
     async fn read(
         &self,
         lane: Lease,
@@ -131,9 +130,8 @@ pub trait Queue: Send + Sync + 'static {
     /// An account's deliveries, newest place first.
     async fn list(&self, query: Query) -> Result<Listed, QueueError>;
 
-    /// Makes a failed or waiting delivery due at once, ahead of others, with its retries renewed
-    /// (`Head::renew`). Asked for while an attempt is under way, it follows that attempt unless
-    /// it succeeds.
+    /// Makes a failed or waiting delivery due at once, ahead of others, with its retries renewed (`Head::renew`).
+    /// Asked for while an attempt is under way, it follows that attempt unless it succeeds.
     async fn retry(&self, id: DeliveryId) -> Result<Retried, QueueError>;
 
     /// From now on `hear` is told of what others do in lanes that this holder has, as it happens; what
@@ -222,6 +220,8 @@ pub struct Claimed {
     pub next_due: Option<Duration>,
     /// Lanes of this holder in which others enqueued, retried or woke something since the last call.
     pub news: Vec<WebhookId>,
+    /// Those of them that were woken.
+    pub woken: Vec<WebhookId>,
     /// Lanes of this holder from which others withdrew what waits: they are to be read anew.
     pub withdrawn: Vec<WebhookId>,
 }

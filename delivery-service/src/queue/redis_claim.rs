@@ -30,11 +30,18 @@ const LEFT_ALONE: Duration = Duration::from_secs(1);
 /// For lanes that are given back on the way.
 const GIVE_BACK: Duration = Duration::from_millis(200);
 
+/// Lanes in which something happened, each once; those that were woken, and those that something was withdrawn from.
+#[derive(Default)]
+struct Told {
+    news: Vec<WebhookId>,
+    woken: Vec<WebhookId>,
+    withdrawn: Vec<WebhookId>,
+}
+
 /// What a shard answered to a claim.
 struct Shard {
     next_due: Option<Duration>,
-    news: Vec<WebhookId>,
-    withdrawn: Vec<WebhookId>,
+    told: Told,
     given: Vec<LaneGrant>,
     /// With how much longer each is on hold.
     held: Option<Vec<(Lease, Duration)>>,
@@ -80,8 +87,9 @@ impl RedisQueue {
                         if let Some((_, Ok(so_far))) = answers.iter_mut().find(|(of, _)| *of == shard) {
                             so_far.next_due = answer.next_due;
                             so_far.given = answer.given;
-                            so_far.news.extend(answer.news);
-                            so_far.withdrawn.extend(answer.withdrawn);
+                            so_far.told.news.extend(answer.told.news);
+                            so_far.told.woken.extend(answer.told.woken);
+                            so_far.told.withdrawn.extend(answer.told.withdrawn);
                         }
                     }
                     // What it granted, if anything, is found again.
@@ -127,8 +135,9 @@ impl RedisQueue {
                         self.leases.granted(lane.lane);
                     }
                     claimed.next_due = [claimed.next_due, answer.next_due].into_iter().flatten().min();
-                    claimed.news.extend(answer.news);
-                    claimed.withdrawn.extend(answer.withdrawn);
+                    claimed.news.extend(answer.told.news);
+                    claimed.woken.extend(answer.told.woken);
+                    claimed.withdrawn.extend(answer.told.withdrawn);
                     claimed.lanes.extend(answer.given);
                 }
                 Err(error) => failure = Some(error),
@@ -185,7 +194,7 @@ impl RedisQueue {
         let mut answer = Answer::of(self.verbs.claim.run(&self.connection, call, limit).await?)?;
         let next_due = record::duration(answer.number()?);
         let mut news = answer.array()?;
-        let (news, withdrawn) = told(&mut news)?;
+        let told = told(&mut news)?;
         self.leases.hears(shard);
         let mut given = answer.array()?;
         let given = (0..given.left()).map(|_| grant(given.array()?)).collect::<Result<_, QueueError>>()?;
@@ -206,7 +215,7 @@ impl RedisQueue {
         if let (Some(turn), Some(next)) = (self.turns.lock().get_mut(usize::from(shard)), answer.bytes()?) {
             *turn = String::from_utf8_lossy(&next).into_owned();
         }
-        Ok(Shard { next_due, news, withdrawn, given, held: unsure.then_some(leases), lapse })
+        Ok(Shard { next_due, told, given, held: unsure.then_some(leases), lapse })
     }
 
     /// Gives back lanes that the store has granted and nobody here has heard of.
@@ -239,22 +248,26 @@ fn shards_to_ask(away: &[Option<Instant>], now: Instant) -> Vec<(u16, Duration)>
     (0..).zip(away).filter_map(|(shard, again)| Some((shard, limit(again)?))).collect()
 }
 
-/// Lanes in which something happened, each once, and those from which something was withdrawn: what was
-/// woken or withdrawn from stands with a mark behind.
-fn told(news: &mut Answer) -> Result<(Vec<WebhookId>, Vec<WebhookId>), QueueError> {
-    let (mut lanes, mut withdrawn) = (HashSet::new(), Vec::new());
+/// What was woken or withdrawn from stands with a mark behind.
+fn told(news: &mut Answer) -> Result<Told, QueueError> {
+    let (mut lanes, mut told) = (HashSet::new(), Told::default());
     while news.left() > 0 {
         let mut lane = news.bytes()?.unwrap_or_default();
         let mark = lane.get(16).copied();
         lane.truncate(16);
         let lane = lane.as_slice().try_into().map_err(|_| damaged("an id that is none"))?;
-        if mark == Some(b'c') {
-            withdrawn.push(WebhookId::from_bytes(lane));
-        } else {
-            lanes.insert(WebhookId::from_bytes(lane));
+        let lane = WebhookId::from_bytes(lane);
+        match mark {
+            Some(b'c') => told.withdrawn.push(lane),
+            Some(b'w') => told.woken.push(lane),
+            _ => {}
+        }
+        if mark != Some(b'c') {
+            lanes.insert(lane);
         }
     }
-    Ok((lanes.into_iter().collect(), withdrawn))
+    told.news.extend(lanes);
+    Ok(told)
 }
 
 fn grant(mut answer: Answer) -> Result<LaneGrant, QueueError> {

@@ -123,6 +123,13 @@ async fn a_stop_leaves_the_next_process_what_the_receiver_asked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hold_that_is_on_its_way_into_the_store_ends_with_a_change_of_the_webhook() {
+    for by_another in [false, true] {
+        a_hold_ends(by_another).await;
+    }
+}
+
+/// Whether another replica hears of the change first, and wakes the lane.
+async fn a_hold_ends(by_another: bool) {
     let (receiver, _) = fails_once(Clock::System, "86400").await;
     let folder = tempfile::tempdir().unwrap();
     let disk = DiskQueue::open(folder.path(), Clock::System, queue::Limits::default(), 0).unwrap();
@@ -141,8 +148,11 @@ async fn a_hold_that_is_on_its_way_into_the_store_ends_with_a_change_of_the_webh
     tokio::time::timeout(PATIENCE, store.holds.notified()).await.expect("the lane should be put on hold");
     let id = new.webhook_id;
     routes.apply(vec![Edit::Put(Arc::new(new))]);
-    lanes.tell(Input::Route(id)).await;
-    assert_eq!(receiver.next().await.target, "/new");
+    match by_another {
+        true => store.wake(queue::Lanes::These(vec![id])).await.unwrap(),
+        false => lanes.tell(Input::Route(id)).await,
+    }
+    assert_eq!(receiver.next().await.target, "/new", "by another: {by_another}");
     stop.cancel();
     tokio::time::timeout(PATIENCE, done).await.expect("the engine should stop").unwrap();
 }
