@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::RwLock;
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::{
@@ -26,7 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(320);
 /// For finding out whose the slots are.
 const LOOK: Duration = Duration::from_secs(3);
-/// For one that knows, after one that does not.
+/// For others after one has answered: one that knows whose the slots are, after one that does not.
 const OTHERS: Duration = Duration::from_millis(300);
 /// How often that is found out when a node does not answer: another may have taken over.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -98,12 +98,23 @@ impl Cluster {
         first(map.nodes.iter().map(|(_, server)| ask(server.clone())).collect()).await
     }
 
-    /// Everybody; one answer is enough.
+    /// Everybody; one answer is enough, and others have a little longer.
     async fn ask_all(&self, cmd: &Cmd) -> RedisResult<Value> {
         let map = self.map().await?;
         let ask = |server: Arc<Server>| async move { server.command(cmd).await?.extract_error() };
-        let answers = join_all(map.nodes.iter().map(|(_, server)| ask(server.clone()))).await;
-        answers.into_iter().reduce(|one, other| one.or(other)).unwrap_or_else(|| Err(nobody()))
+        let mut asked: FuturesUnordered<_> =
+            map.nodes.iter().map(|(_, server)| ask(server.clone())).collect();
+        let mut all = Err(nobody());
+        loop {
+            let next = match &all {
+                Err(_) => asked.next().await,
+                Ok(_) => timeout(OTHERS, asked.next()).await.unwrap_or(None),
+            };
+            match next {
+                Some(answer) => all = all.or(answer),
+                None => return all,
+            }
+        }
     }
 
     /// All masters, those that are away included, as the cluster says now.
@@ -117,7 +128,7 @@ impl Cluster {
         named.next().map(|(_, server)| server.clone()).ok_or_else(nobody)
     }
 
-    /// Asks until a node takes it, for 0.6 s. A slot that is being moved is refused by the node that it is moved to as
+    /// Asks until a node takes it, for 0.6 s and what it takes to find out which one has it. A slot that is being moved is refused by the node that it is moved to as
     /// well: its keys may be at either.
     async fn until_taken<T, F>(self: &Arc<Self>, slot: u16, ask: impl Fn(Arc<Server>) -> F) -> RedisResult<T>
     where

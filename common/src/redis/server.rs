@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{Address, Topology, version};
 
-/// For one request, from writing it to its answer: less than callers wait, for it is here that silence is noticed.
+/// For one request, from writing it to its answer: less than most callers wait, for it is here that silence is noticed.
 const RESPONSE: Duration = Duration::from_millis(1_800);
 /// For one server to be connected to.
 const CONNECT: Duration = Duration::from_secs(1);

@@ -46,6 +46,8 @@ const LATE: Place = Place((1 << 53) - 1);
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long what was stored before may take to be heard of.
 const WITHDRAWN: Duration = Duration::from_secs(3);
+/// The same of a wake of a lane that was given back.
+const GIVEN_BACK: Duration = Duration::from_secs(3);
 
 /// What the store answered.
 pub(super) enum Reply {
@@ -189,7 +191,9 @@ impl Engine {
             _ if std::mem::take(&mut self.claim_again) || claimed.lanes.len() >= asked => Duration::ZERO,
             _ => claimed.next_due.map_or(beat, |due| due.max(Duration::from_millis(1)).min(beat)),
         };
-        self.next_claim = now + pause;
+        // A shard that is away may make the next one take long too: the others' leases wait for it.
+        let from = if self.away.is_empty() { now } else { from };
+        self.next_claim = (from + pause).max(now);
         for grant in claimed.lanes {
             let id = grant.lane.webhook_id;
             self.granted(grant, now);
@@ -206,9 +210,14 @@ impl Engine {
             self.withdraw(id);
         }
         self.withdrawn.retain(|_, at| now < *at + WITHDRAWN);
-        // One that was given back meanwhile may be on hold for all that.
-        let given_back = claimed.woken.into_iter().filter(|id| !self.lanes.contains_key(id));
-        self.wakes.extend(given_back);
+        // One that was given back meanwhile may be on hold for all that. (None else: the store may count lanes as
+        // this process' own that it does not have, and each wake of such a one would be told again.)
+        for id in claimed.woken {
+            if self.given_back.remove(&id).is_some() && !self.lanes.contains_key(&id) {
+                self.wakes.insert(id);
+            }
+        }
+        self.given_back.retain(|_, at| now < *at + GIVEN_BACK);
         for id in claimed.news {
             self.with(id, |held| held.lane.has_news());
             self.make_ready(id);

@@ -32,8 +32,7 @@ use crate::queue::Lease;
 /// Inputs taken in one go.
 const GULP: usize = 256;
 
-/// Bytes of bodies that wait in lanes' windows, from which on a process that is short of processors is
-/// behind.
+/// Bytes of bodies that wait in lanes' windows, from which on a process that is short of processors is behind.
 const BEHIND: usize = 3 << 20;
 
 /// Runs until it is stopped and drained.
@@ -87,13 +86,15 @@ pub(super) struct Engine {
     /// Lanes that are to be woken in the store, and whether all are that are parked.
     pub wakes: BTreeSet<WebhookId>,
     pub wakes_parked: bool,
-    /// Some of these lie in shards that were away.
+    /// Some of these may lie in shards that were away.
     pub left_parked: bool,
     pub waking: bool,
     /// That has failed since the last claim.
     pub wake_failed: bool,
     /// Lanes from which something was withdrawn, and when this process heard of it.
     pub withdrawn: HashMap<WebhookId, Instant>,
+    /// Lanes that were put on hold or parked a short while ago.
+    pub given_back: HashMap<WebhookId, Instant>,
     pub draining: bool,
     pub statuses: Statuses,
     /// Whether more is taken in than this process can send.
@@ -142,6 +143,7 @@ impl Engine {
             waking: false,
             wake_failed: false,
             withdrawn: HashMap::new(),
+            given_back: HashMap::new(),
             draining: false,
             statuses,
             behind,
@@ -201,7 +203,8 @@ impl Engine {
     }
 
     fn drained(&self) -> bool {
-        let wakes = self.waking || !self.wake_failed && !self.wakeable().is_empty();
+        // A claim may bring wakes of lanes that were given back.
+        let wakes = self.claiming || self.waking || !self.wake_failed && !self.wakeable().is_empty();
         self.lanes.is_empty() && self.room.under_way() == 0 && self.settling.done() && !wakes
     }
 
@@ -254,8 +257,7 @@ impl Engine {
         }
         if known != Some(one.fence) {
             if !one.given {
-                // Given back or lost since it was stored, so whoever claims it finds the delivery; or claimed
-                // just now, by a call whose answer is to come.
+                // Given back or lost since, so whoever claims it finds the delivery; or claimed just now.
                 self.early.insert(webhook_id);
                 return;
             }

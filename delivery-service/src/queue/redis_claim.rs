@@ -119,7 +119,7 @@ impl RedisQueue {
         let mut failure = None;
         for (shard, answer) in answers {
             if !alone {
-                let silent = matches!(answer, Err(QueueError::Unavailable(_)));
+                let silent = matches!(answer, Err(QueueError::Unavailable(_))) || lost.contains(&shard);
                 self.away.lock()[usize::from(shard)] = silent.then(|| match away[usize::from(shard)] {
                     None => start,
                     Some(_) => Instant::now() + LEFT_ALONE,
