@@ -51,6 +51,14 @@ impl Map {
     fn server_of(&self, slot: u16) -> Option<Arc<Server>> {
         self.nodes.iter().find(|(master, _)| master.has(slot)).map(|(_, server)| server.clone())
     }
+
+    fn ask_each<'c>(
+        &self,
+        cmd: &'c Cmd,
+    ) -> FuturesUnordered<impl Future<Output = RedisResult<Value>> + use<'c>> {
+        let ask = |server: Arc<Server>| async move { server.command(cmd).await?.extract_error() };
+        self.nodes.iter().map(|(_, server)| ask(server.clone())).collect()
+    }
 }
 
 impl Cluster {
@@ -93,17 +101,12 @@ impl Cluster {
 
     /// Whoever answers first.
     pub async fn ask_any(&self, cmd: &Cmd) -> RedisResult<Value> {
-        let map = self.map().await?;
-        let ask = |server: Arc<Server>| async move { server.command(cmd).await?.extract_error() };
-        first(map.nodes.iter().map(|(_, server)| ask(server.clone())).collect()).await
+        first(self.map().await?.ask_each(cmd)).await
     }
 
     /// Everybody; one answer is enough, and others have a little longer.
     async fn ask_all(&self, cmd: &Cmd) -> RedisResult<Value> {
-        let map = self.map().await?;
-        let ask = |server: Arc<Server>| async move { server.command(cmd).await?.extract_error() };
-        let mut asked: FuturesUnordered<_> =
-            map.nodes.iter().map(|(_, server)| ask(server.clone())).collect();
+        let mut asked = self.map().await?.ask_each(cmd);
         let mut all = Err(nobody());
         loop {
             let next = match &all {
@@ -128,8 +131,8 @@ impl Cluster {
         named.next().map(|(_, server)| server.clone()).ok_or_else(nobody)
     }
 
-    /// Asks until a node takes it, for 0.6 s and what it takes to find out which one has it. A slot that is being moved is refused by the node that it is moved to as
-    /// well: its keys may be at either.
+    /// Asks until a node takes it, for 0.6 s and what it takes to find out which one has it. A slot that is being
+    /// moved is refused by the node that it is moved to as well: its keys may be at either.
     async fn until_taken<T, F>(self: &Arc<Self>, slot: u16, ask: impl Fn(Arc<Server>) -> F) -> RedisResult<T>
     where
         F: Future<Output = RedisResult<T>>,
@@ -276,7 +279,7 @@ fn slot_of_command(cmd: &Cmd) -> Option<u16> {
     let mut args = cmd.args_iter().map(|arg| if let Arg::Simple(arg) = arg { arg } else { b"" });
     let at = match args.next()? {
         b"EVAL" | b"EVALSHA" => 2,
-        b"MULTI" | b"EXEC" | b"PING" | b"INFO" | b"CONFIG" | b"CLUSTER" | b"SCRIPT" => return None,
+        b"PING" | b"INFO" | b"SCRIPT" => return None,
         _ => 0,
     };
     args.nth(at).map(slot_of)

@@ -27,7 +27,6 @@ use self::{cluster::Cluster, server::Server};
 #[derive(Clone)]
 pub struct Connection {
     way: Way,
-    db: i64,
 }
 
 #[derive(Clone)]
@@ -43,7 +42,7 @@ pub fn connect(address: &Address, ca: Option<&[u8]>) -> RedisResult<Connection> 
         Topology::Cluster => Way::Cluster(Arc::new(Cluster::new(address.clone(), ca)?)),
         Topology::Single | Topology::Sentinel { .. } => Way::One(Arc::new(Server::new(address.clone(), ca)?)),
     };
-    Ok(Connection { way, db: address.db })
+    Ok(Connection { way })
 }
 
 impl Connection {
@@ -98,6 +97,6 @@ impl ConnectionLike for Connection {
     }
 
     fn get_db(&self) -> i64 {
-        self.db
+        self.address().db
     }
 }
