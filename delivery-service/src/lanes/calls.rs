@@ -44,10 +44,8 @@ const SCAN: usize = 500;
 const LATE: Place = Place((1 << 53) - 1);
 /// After a call that failed.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How long what was stored before may take to be heard of.
-const WITHDRAWN: Duration = Duration::from_secs(3);
-/// The same of a wake of a lane that was given back.
-const GIVEN_BACK: Duration = Duration::from_secs(3);
+/// How long what was stored before, or a wake, may take to be heard of.
+const HEARD: Duration = Duration::from_secs(3);
 
 /// What the store answered.
 pub(super) enum Reply {
@@ -209,15 +207,15 @@ impl Engine {
             tracing::info!(webhook = %id, "deliveries were withdrawn at another replica: the lane is read anew");
             self.withdraw(id);
         }
-        self.withdrawn.retain(|_, at| now < *at + WITHDRAWN);
+        self.withdrawn.retain(|_, at| now < *at + HEARD);
         // One that was given back meanwhile may be on hold for all that. (None else: the store may count lanes as
         // this process' own that it does not have, and each wake of such a one would be told again.)
         for id in claimed.woken {
-            if self.given_back.remove(&id).is_some() && !self.lanes.contains_key(&id) {
+            if self.put_on_hold.remove(&id).is_some() && !self.lanes.contains_key(&id) {
                 self.wakes.insert(id);
             }
         }
-        self.given_back.retain(|_, at| now < *at + GIVEN_BACK);
+        self.put_on_hold.retain(|_, at| now < *at + HEARD);
         for id in claimed.news {
             self.with(id, |held| held.lane.has_news());
             self.make_ready(id);

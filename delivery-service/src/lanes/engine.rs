@@ -94,7 +94,7 @@ pub(super) struct Engine {
     /// Lanes from which something was withdrawn, and when this process heard of it.
     pub withdrawn: HashMap<WebhookId, Instant>,
     /// Lanes that were put on hold or parked a short while ago.
-    pub given_back: HashMap<WebhookId, Instant>,
+    pub put_on_hold: HashMap<WebhookId, Instant>,
     pub draining: bool,
     pub statuses: Statuses,
     /// Whether more is taken in than this process can send.
@@ -143,7 +143,7 @@ impl Engine {
             waking: false,
             wake_failed: false,
             withdrawn: HashMap::new(),
-            given_back: HashMap::new(),
+            put_on_hold: HashMap::new(),
             draining: false,
             statuses,
             behind,

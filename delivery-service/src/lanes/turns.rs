@@ -201,7 +201,7 @@ impl Engine {
         let release = release.unwrap_or(Release::Free { known, unread });
         let (lease, done_to) = (held.lane.lease, held.lane.done_to(std::iter::empty()));
         if !matches!(release, Release::Free { .. }) {
-            self.given_back.insert(id, self.context.lease.now());
+            self.put_on_hold.insert(id, self.context.lease.now());
         }
         self.settling.of(lease).release(lease, release, done_to);
         self.forget(id);
