@@ -36,7 +36,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often a connection without traffic is asked whether it lives, and how long it may take to say so.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// What a client may send ahead of being read, in bytes, per call and per connection.
-const WINDOWS: (u32, u32) = (1 << 20, 4 << 20);
+const WINDOWS: (u32, u32) = (256 << 10, 1 << 20);
 
 /// A call as it is worked on.
 type Call = <Routes as tower::Service<http::Request<Body>>>::Future;

@@ -52,7 +52,7 @@ impl Group<'_, '_> {
 
     /// Notes when event ids that came since the last flush are to be forgotten, and forgets others.
     pub(super) fn expire_events(&mut self) -> Result<(), QueueError> {
-        let mut events: Vec<_> = self.tables.events.keys().cloned().collect();
+        let mut events: Vec<_> = self.tables.events.keys().collect();
         if events.is_empty() {
             return Ok(());
         }
@@ -70,7 +70,8 @@ impl Group<'_, '_> {
         for (events, n) in events.chunks(PACKED).zip(next..) {
             self.tables.expiries.put(expiry_key(expiry, n), pack(events));
         }
-        self.forget_events(2 * events.len() + TRIM)
+        let count = events.len();
+        self.forget_events(2 * count + TRIM)
     }
 
     /// Forgets event ids whose time is over, about `most` at most.
@@ -109,7 +110,7 @@ fn expiry_key(expiry: Time, n: u64) -> [u8; 16] {
 }
 
 /// A value of `EXPIRIES`: keys of events, each after its length.
-fn pack(events: &[Bytes]) -> Bytes {
+fn pack(events: &[&Bytes]) -> Bytes {
     let mut packed = Vec::with_capacity(events.iter().map(|event| 4 + event.len()).sum());
     for event in events {
         packed.extend_from_slice(&(event.len() as u32).to_be_bytes());

@@ -45,7 +45,7 @@ const CHANGED: usize = 32 << 10;
 /// … or the journal has so many bytes. What ends between two checkpoints gets into the file once, and its body never:
 /// while a checkpoint is made the next deliveries come in, so a journal that has room for little more than
 /// those would have all of them written twice.
-pub(super) const LONG: u64 = 40 << 20;
+pub(super) const LONG: u64 = 32 << 20;
 /// How often the room on the disk is looked at, some history swept, a broken file opened anew; and how long
 /// nothing is written before a checkpoint.
 const SELDOM: Duration = Duration::from_secs(1);
