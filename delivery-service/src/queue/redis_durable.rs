@@ -1,7 +1,8 @@
 //! How durable a delivery is in Redis before its publisher is told that it is accepted. Beyond Redis'
 //! memory, deliveries are written down a connection of their own to each server, one group of calls at a
 //! time, and WAIT or WAITAOF follows down the same connection: they speak of what that connection wrote.
-//! Too few acknowledgements are an error; what was written is delivered all the same.
+//! Too few acknowledgements are an error; what was written is delivered all the same. Until they have come,
+//! nothing more is written to that server, and nobody waits for it.
 
 use std::{collections::HashMap, str::FromStr, time::Duration};
 
@@ -19,6 +20,8 @@ use super::{
 const LIMIT: Duration = Duration::from_millis(1_900);
 /// For acknowledgements: an `appendfsync everysec` takes up to a second and a bit.
 const ACKNOWLEDGED: Duration = Duration::from_millis(1_500);
+/// For those of what was written before, where they were late: a round trip to the replicas.
+const CAUGHT_UP: Duration = Duration::from_millis(50);
 /// The first version with WAITAOF.
 const WAITAOF: Version = Version(7, 2, 0);
 
@@ -123,7 +126,15 @@ pub(super) struct Durable {
 #[derive(Default)]
 struct Lines {
     masters: Vec<Master>,
-    open: HashMap<String, (MultiplexedConnection, Ack)>,
+    open: HashMap<String, Line>,
+}
+
+#[derive(Clone)]
+struct Line {
+    connection: MultiplexedConnection,
+    ack: Ack,
+    /// Whether what was written last was not acknowledged in time.
+    is_behind: bool,
 }
 
 impl Durable {
@@ -185,20 +196,24 @@ impl Durable {
         answers
     }
 
-    /// One server's calls.
-    #[allow(clippy::type_complexity, reason = "a line and the answers that came by it")]
+    /// One server's calls: the answers, and the line that they came by.
     async fn group(
         &self,
         verb: &Verb,
         master: &Master,
-        line: Option<(MultiplexedConnection, Ack)>,
+        line: Option<Line>,
         calls: Vec<&Cmd>,
-    ) -> Result<((MultiplexedConnection, Ack), Vec<Result<Value, QueueError>>), QueueError> {
-        let (line, ack) = match line {
+    ) -> Result<(Line, Vec<Result<Value, QueueError>>), QueueError> {
+        let mut line = match line {
             Some(line) => line,
             None => self.dial(master).await?,
         };
-        let answers = join_all(calls.into_iter().map(|call| verb.call(&line, call))).await;
+        if line.is_behind
+            && let Some(missing) = line.acknowledge(CAUGHT_UP).await?
+        {
+            return Ok((line, vec![Err(QueueError::Unavailable(missing)); calls.len()]));
+        }
+        let answers = join_all(calls.into_iter().map(|call| verb.call(&line.connection, call))).await;
         // After anything but an answer the line is not trusted.
         if let Some(broken) = answers.iter().find_map(|answer| match answer {
             Err(error @ QueueError::Unavailable(_)) => Some(error.clone()),
@@ -206,46 +221,51 @@ impl Durable {
         }) {
             return Err(broken);
         }
-        let missing = acknowledge(&line, ack).await?;
+        let missing = line.acknowledge(ACKNOWLEDGED).await?;
+        line.is_behind = missing.is_some();
         let judged = answers.into_iter().map(|answer| match &missing {
             Some(missing) => answer.and(Err(QueueError::Unavailable(missing.clone()))),
             None => answer,
         });
-        Ok(((line, ack), judged.collect()))
+        Ok((line, judged.collect()))
     }
 
-    async fn dial(&self, master: &Master) -> Result<(MultiplexedConnection, Ack), QueueError> {
+    async fn dial(&self, master: &Master) -> Result<Line, QueueError> {
         let ack = match self.durability {
             Durability::Replicas(replicas) => Ack::Replicas(replicas),
             // It may be another server than at the start.
             _ => how_to_fsync(&self.connection, master).await?.map_err(QueueError::Unavailable)?,
         };
-        Ok((self.connection.dial(master, None).await.map_err(sorted)?, ack))
+        let connection = self.connection.dial(master, None).await.map_err(sorted)?;
+        Ok(Line { connection, ack, is_behind: false })
     }
 }
 
-/// Waits for what the line wrote; says what is missing.
-async fn acknowledge(line: &MultiplexedConnection, ack: Ack) -> Result<Option<String>, QueueError> {
-    let limit = ACKNOWLEDGED.as_millis() as u64;
-    let missing = match ack {
-        Ack::Always => None,
-        Ack::Synced => {
-            let mut wait = cmd("WAITAOF");
-            wait.arg(1).arg(0).arg(limit);
-            let answer = ask(line, &wait).await.map_err(sorted)?;
-            let (synced, _): (i64, i64) = redis::from_redis_value(answer).map_err(|e| sorted(e.into()))?;
-            (synced < 1).then(|| format!("Redis had not synced to disk within {limit} ms"))
-        }
-        Ack::Replicas(wanted) => {
-            let mut wait = cmd("WAIT");
-            wait.arg(wanted).arg(limit);
-            let answer = ask(line, &wait).await.map_err(sorted)?;
-            let there: i64 = redis::from_redis_value(answer).map_err(|e| sorted(e.into()))?;
-            (there < i64::from(wanted))
-                .then(|| format!("{there} of {wanted} replicas had it within {limit} ms"))
-        }
-    };
-    Ok(missing)
+impl Line {
+    /// Waits for what was written down the line; says what is missing.
+    async fn acknowledge(&self, limit: Duration) -> Result<Option<String>, QueueError> {
+        let limit = limit.as_millis() as u64;
+        let missing = match self.ack {
+            Ack::Always => None,
+            Ack::Synced => {
+                let mut wait = cmd("WAITAOF");
+                wait.arg(1).arg(0).arg(limit);
+                let answer = ask(&self.connection, &wait).await.map_err(sorted)?;
+                let (synced, _): (i64, i64) =
+                    redis::from_redis_value(answer).map_err(|e| sorted(e.into()))?;
+                (synced < 1).then(|| format!("Redis had not synced to disk within {limit} ms"))
+            }
+            Ack::Replicas(wanted) => {
+                let mut wait = cmd("WAIT");
+                wait.arg(wanted).arg(limit);
+                let answer = ask(&self.connection, &wait).await.map_err(sorted)?;
+                let there: i64 = redis::from_redis_value(answer).map_err(|e| sorted(e.into()))?;
+                (there < i64::from(wanted))
+                    .then(|| format!("{there} of {wanted} replicas had it within {limit} ms"))
+            }
+        };
+        Ok(missing)
+    }
 }
 
 fn late() -> QueueError {

@@ -124,6 +124,28 @@ async fn a_replica_has_what_is_accepted_and_what_is_not_is_delivered_all_the_sam
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_replicas_lag_nothing_more_is_written_and_nobody_waits_for_them() {
+    let master = Server::start();
+    let queue = open(&master, Durability::Replicas(1), None).await;
+    let too_few = put(&queue, 1).await;
+    assert!(matches!(&too_few, Err(QueueError::Unavailable(why)) if why.contains("0 of 1")), "{too_few:?}");
+    let next = new_for(&*queue, lane(2), 2);
+    let asked = Instant::now();
+    let refused = queue.enqueue(Arc::new(vec![next.clone()])).await.remove(0);
+    assert!(matches!(&refused, Err(QueueError::Unavailable(why)) if why.contains("0 of 1")), "{refused:?}");
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(queue.get(next.head.id()).await.unwrap().is_none(), "it is not stored");
+
+    // Once one is there, and has what came before, it goes on.
+    let replica = replica_of(&master).await;
+    let taken = timeout(SOON, async {
+        while queue.enqueue(Arc::new(vec![next.clone()])).await.remove(0).is_err() {}
+    });
+    taken.await.expect("a replica is there");
+    assert_eq!(replica.ask(cmd("HLEN").arg("p:{q0}:heads")).await, Value::Int(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_is_written_to_node_by_node() {
     let bench = Bench::<Clustered>::start().await;
     let connection = connection(&bench.backend.address());
