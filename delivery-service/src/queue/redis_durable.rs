@@ -2,12 +2,16 @@
 //! memory, deliveries are written down a connection of their own to each server, one group of calls at a
 //! time, and WAIT or WAITAOF follows down the same connection: they speak of what that connection wrote.
 //! Too few acknowledgements are an error; what was written is delivered all the same. Until they have come,
-//! nothing more is written to that server, and nobody waits for it.
+//! this process writes to that server once in a while only, and others seldom wait for it.
 
-use std::{collections::HashMap, str::FromStr, time::Duration};
+use std::{
+    collections::HashMap,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use common::redis::{Connection, Master, Version, slot};
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use redis::{Cmd, Value, aio::MultiplexedConnection, cmd};
 use tokio::{sync::Mutex, time::timeout};
 
@@ -20,8 +24,10 @@ use super::{
 const LIMIT: Duration = Duration::from_millis(1_900);
 /// For acknowledgements: an `appendfsync everysec` takes up to a second and a bit.
 const ACKNOWLEDGED: Duration = Duration::from_millis(1_500);
-/// For those of what was written before, where they were late: a round trip to the replicas.
+/// For those of what was written before, where they were late: a round trip to the replicas …
 const CAUGHT_UP: Duration = Duration::from_millis(50);
+/// … and how long no more than that is asked: a write finds out what a wait does not, such as that a slot has moved.
+const HELD_OFF: Duration = Duration::from_secs(5);
 /// The first version with WAITAOF.
 const WAITAOF: Version = Version(7, 2, 0);
 
@@ -117,8 +123,8 @@ async fn how_to_fsync(connection: &Connection, master: &Master) -> Result<Result
 pub(super) struct Durable {
     connection: Connection,
     durability: Durability,
-    /// By shard.
-    slots: Vec<u16>,
+    /// What the keys of each shard begin with.
+    bases: Vec<String>,
     lines: Mutex<Lines>,
 }
 
@@ -133,15 +139,14 @@ struct Lines {
 struct Line {
     connection: MultiplexedConnection,
     ack: Ack,
-    /// Whether what was written last was not acknowledged in time.
-    is_behind: bool,
+    /// When it was last seen that what had been written was not acknowledged in time, unless it was since.
+    late_since: Option<Instant>,
 }
 
 impl Durable {
     /// `None` when Redis' memory is enough.
     pub fn new(connection: Connection, bases: &[String], durability: Durability) -> Option<Self> {
-        let slots = bases.iter().map(|base| slot(base)).collect();
-        let durable = Self { connection, durability, slots, lines: Mutex::default() };
+        let durable = Self { connection, durability, bases: bases.to_vec(), lines: Mutex::default() };
         (durability != Durability::Memory).then_some(durable)
     }
 
@@ -159,8 +164,10 @@ impl Durable {
         let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
         let mut answers: Vec<Result<Value, QueueError>> = vec![Err(late()); calls.len()];
         for (i, (shard, _)) in calls.iter().enumerate() {
-            let at = self.slots.get(usize::from(*shard)).copied().unwrap_or_default();
-            let Some(master) = lines.masters.iter().position(|master| master.has(at)) else { continue };
+            let Some(base) = self.bases.get(usize::from(*shard)) else { continue };
+            let Some(master) = lines.masters.iter().position(|master| master.has(slot(base))) else {
+                continue;
+            };
             match groups.iter_mut().find(|(of, _)| *of == master) {
                 Some((_, group)) => group.push(i),
                 None => groups.push((master, vec![i])),
@@ -170,8 +177,9 @@ impl Durable {
         let running = groups.into_iter().map(|(master, group)| async move {
             let master = &masters[master];
             let known = open.get(&master.name()).cloned();
+            let base = &self.bases[usize::from(calls[group[0]].0)];
             let calls = group.iter().map(|&i| &calls[i].1).collect();
-            let done = timeout(LIMIT, self.group(verb, master, known, calls)).await;
+            let done = timeout(LIMIT, self.group(verb, master, known, base, calls)).await;
             (master.name(), group, done.unwrap_or_else(|_| Err(late())))
         });
         let done = join_all(running).await;
@@ -196,22 +204,24 @@ impl Durable {
         answers
     }
 
-    /// One server's calls: the answers, and the line that they came by.
+    /// One server's calls, among them one of the shard whose keys begin with `base`: the answers, and the line that
+    /// they came by.
     async fn group(
         &self,
         verb: &Verb,
         master: &Master,
         line: Option<Line>,
+        base: &str,
         calls: Vec<&Cmd>,
     ) -> Result<(Line, Vec<Result<Value, QueueError>>), QueueError> {
         let mut line = match line {
             Some(line) => line,
             None => self.dial(master).await?,
         };
-        if line.is_behind
+        if line.late_since.is_some_and(|since| since.elapsed() < HELD_OFF)
             && let Some(missing) = line.acknowledge(CAUGHT_UP).await?
         {
-            return Ok((line, vec![Err(QueueError::Unavailable(missing)); calls.len()]));
+            return Ok((line, vec![Err(missing); calls.len()]));
         }
         let answers = join_all(calls.into_iter().map(|call| verb.call(&line.connection, call))).await;
         // After anything but an answer the line is not trusted.
@@ -221,10 +231,16 @@ impl Durable {
         }) {
             return Err(broken);
         }
-        let missing = line.acknowledge(ACKNOWLEDGED).await?;
-        line.is_behind = missing.is_some();
+        let (marked, missing) = join(line.mark(base), line.acknowledge(ACKNOWLEDGED)).await;
+        let mut missing = missing?;
+        line.late_since = missing.is_some().then(Instant::now);
+        match marked {
+            Ok(()) => {}
+            Err(full @ QueueError::Full(_)) => missing = Some(full),
+            Err(broken) => return Err(broken),
+        }
         let judged = answers.into_iter().map(|answer| match &missing {
-            Some(missing) => answer.and(Err(QueueError::Unavailable(missing.clone()))),
+            Some(missing) => answer.and(Err(missing.clone())),
             None => answer,
         });
         Ok((line, judged.collect()))
@@ -237,13 +253,21 @@ impl Durable {
             _ => how_to_fsync(&self.connection, master).await?.map_err(QueueError::Unavailable)?,
         };
         let connection = self.connection.dial(master, None).await.map_err(sorted)?;
-        Ok(Line { connection, ack, is_behind: false })
+        Ok(Line { connection, ack, late_since: None })
     }
 }
 
 impl Line {
+    /// Writes something. A repeat writes nothing, and what it repeats may have come down another line: once something
+    /// later has come down this one, an acknowledgement speaks of that too.
+    async fn mark(&self, base: &str) -> Result<(), QueueError> {
+        let mut set = cmd("SET");
+        set.arg(format!("{base}written")).arg("");
+        ask(&self.connection, &set).await.map_err(sorted).map(drop)
+    }
+
     /// Waits for what was written down the line; says what is missing.
-    async fn acknowledge(&self, limit: Duration) -> Result<Option<String>, QueueError> {
+    async fn acknowledge(&self, limit: Duration) -> Result<Option<QueueError>, QueueError> {
         let limit = limit.as_millis() as u64;
         let missing = match self.ack {
             Ack::Always => None,
@@ -264,7 +288,7 @@ impl Line {
                     .then(|| format!("{there} of {wanted} replicas had it within {limit} ms"))
             }
         };
-        Ok(missing)
+        Ok(missing.map(QueueError::Unavailable))
     }
 }
 

@@ -38,8 +38,7 @@ async fn fits(server: &Server, durability: Durability) -> Result<(), String> {
 
 /// A server that follows `master`, as far as it is by now.
 async fn replica_of(master: &Server) -> Server {
-    let port = master.port().to_string();
-    let replica = Server::with(&["--replicaof", "127.0.0.1", &port]);
+    let replica = master.another(&["--replicaof", "127.0.0.1", &master.port().to_string()]);
     let started = Instant::now();
     loop {
         let info: String =
@@ -143,6 +142,31 @@ async fn while_replicas_lag_nothing_more_is_written_and_nobody_waits_for_them() 
     });
     taken.await.expect("a replica is there");
     assert_eq!(replica.ask(cmd("HLEN").arg("p:{q0}:heads")).await, Value::Int(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_by_another_process_is_as_durable_as_what_it_repeats() {
+    // Each has ideas of its own of what a connection has written.
+    for master in [Server::start(), Server::valkey(&["--appendonly", "no"])] {
+        let replica = replica_of(&master).await;
+        let [one, other] = [
+            open(&master, Durability::Replicas(1), None).await,
+            open(&master, Durability::Replicas(1), None).await,
+        ];
+        assert!(matches!(put(&one, 1).await, Ok(Stored::New { .. })));
+        assert!(matches!(put(&other, 1).await, Ok(Stored::Duplicate { .. })));
+        replica.freeze();
+        for queue in [&one, &other, &one] {
+            let refused = put(queue, 2).await;
+            assert!(
+                matches!(&refused, Err(QueueError::Unavailable(why)) if why.contains("0 of 1")),
+                "{refused:?}"
+            );
+        }
+        replica.thaw();
+        let taken = timeout(SOON, async { while put(&other, 2).await.is_err() {} });
+        taken.await.expect("the replica goes on");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,6 +38,11 @@ impl Server {
         Self::of(&program, args)
     }
 
+    /// One more of the same program.
+    pub fn another(&self, args: &[&str]) -> Self {
+        Self::of(&self.program, args)
+    }
+
     fn of(program: &str, args: &[&str]) -> Self {
         // Another process may take the port in between.
         for _ in 0..5 {
@@ -62,6 +67,20 @@ impl Server {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// It hangs, and nobody is told.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
     }
 
     /// On the same port and folder.
