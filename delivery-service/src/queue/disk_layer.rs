@@ -143,8 +143,7 @@ impl<'t, K: Field + Key, V: Field> Layer<'t, K, V> {
 
     /// Writes the changes into the table.
     pub fn flush(&mut self) -> Result<(), StorageError> {
-        // The map goes now: the pages that are written need room.
-        let mut rows: Vec<_> = mem::take(&mut self.rows).into_iter().collect();
+        let mut rows: Vec<_> = self.rows.drain().collect();
         (self.held_bytes, self.in_table) = (0, 0);
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         for run in rows.chunk_by(|(a, _), (b, _)| (self.near)(a.as_ref(), b.as_ref())) {

@@ -22,7 +22,7 @@
 //! | `P:{qN}:sched:ID` | zset: delivery id → due ms, of the scheduled ones; under 10⁹: asked for, in that order |
 //! | `P:{qN}:ok:ID` | list: history of SUCCEEDED and CANCELLED but the newest, in order of their end; blobs of place (8 bytes) and id |
 //! | `P:{qN}:failed:ID` | zset: delivery id → place, of FAILED ones |
-//! | `P:{qN}:written` | an empty string, set after each group of enqueues under `--durability fsync` and `replicas=N` |
+//! | `P:{qN}:written` | an empty string, set after each group of enqueues that WAIT or WAITAOF follows |
 //! | `P:{qN}:evs` | zset: bucket of event ids, by its start, ms → when it is closed, ms; a window later it goes whole |
 //! | `P:{qN}:ev:START` | hash: 14 bytes of SHA-256 of lane and event id → delivery id and when it was noted (4 bytes, ms since START) |
 

@@ -259,8 +259,12 @@ impl Durable {
 
 impl Line {
     /// Writes something. A repeat writes nothing, and what it repeats may have come down another line: once something
-    /// later has come down this one, an acknowledgement speaks of that too.
+    /// later has come down this one, an acknowledgement speaks of that too. Where none is asked for, it would be a sync
+    /// for nothing.
     async fn mark(&self, base: &str) -> Result<(), QueueError> {
+        if self.ack == Ack::Always {
+            return Ok(());
+        }
         let mut set = cmd("SET");
         set.arg(format!("{base}written")).arg("");
         ask(&self.connection, &set).await.map_err(sorted).map(drop)
